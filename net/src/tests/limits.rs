@@ -1,0 +1,55 @@
+//! When the process has no descriptor left: nobody spins, connections go on, and new ones are taken
+//! when there is room.
+
+use std::fs::File;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::harness::{Raw, World, hello, hello_frame};
+use crate::hello::REFUSE;
+
+#[test]
+fn without_descriptors_connections_go_on_and_new_ones_wait() {
+    let tests = std::env::current_exe().expect("this process has a file");
+    let output = Command::new(tests)
+        .args(["--exact", "tests::limits::out_of_descriptors", "--ignored"])
+        .output()
+        .expect("it can be run again");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
+}
+
+#[test]
+#[ignore = "takes all descriptors of its process; run by the test above in a process of its own"]
+fn out_of_descriptors() {
+    let mut world = World::connected(2, |_| {});
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(100),
+            maximum: limit.maximum,
+        },
+    )
+    .expect("it may be lowered");
+    let mut raw = Raw::connect(world.node(2).addr);
+    raw.write(&hello_frame(hello(1, 3)));
+    let fillers: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    world.until("it cannot accept", |w| w.node(2).net.accept_after.is_some());
+    let net = &world.node(2).net;
+    assert!(!net.acceptable, "it does not try again and again");
+    let pause = net.next_timer().expect("it tries again") - net.now;
+    assert!(pause <= Duration::from_millis(100), "{pause:?}");
+    world.node(1).small(2, 1).expect("up");
+    world.until("frames still arrive", |w| w.node(2).kinds_from(1) == [1]);
+    world.pass(Duration::from_millis(300));
+    assert_eq!(raw.next(), None, "it waits");
+    drop(fillers);
+    world.pass(Duration::from_millis(150));
+    assert_eq!(raw.until_next(&mut world).0, REFUSE.kind, "it is heard");
+}

@@ -1,0 +1,296 @@
+//! Every limit and choice of a node, with its default and what it does.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::StartError;
+
+/// Names a node for its whole life: never an address, and never given to another node. `1 ..= u32::MAX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u32);
+
+impl std::fmt::Display for NodeId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A voter of the cluster and where its peers reach it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Who.
+    pub id: NodeId,
+    /// `host:port` of its raft listener.
+    pub addr: String,
+}
+
+/// Which threads run the stages.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Threads {
+    /// A thread per stage from 8 cores on, one shared thread below.
+    #[default]
+    Auto,
+    /// All stages on one thread of the node's own: no hand-over on the way of an entry.
+    Shared,
+    /// Consensus, append, network, apply and reply each on a thread of its own. With `cores`, the threads are pinned
+    /// to these cores in that order; fewer cores than threads go round.
+    PerStage {
+        /// Cores to pin to; empty: the system places the threads.
+        cores: Vec<usize>,
+    },
+}
+
+/// What a thread does when no stage on it has work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdleWay {
+    /// Never sleeps, never yields: only for threads with a core of their own.
+    Spin,
+    /// Never sleeps, but lets others run.
+    Yield,
+    /// Yields for as long as given after the last work, then sleeps until something comes. A longer grace saves
+    /// wake-ups (tens of microseconds each on a sleeping core) and costs that much CPU after every burst.
+    Park {
+        /// How long to yield before it sleeps.
+        grace: Duration,
+    },
+}
+
+/// How bytes are made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Flush {
+    /// io_uring where the kernel and the container allow it, else a thread that calls `fdatasync`.
+    #[default]
+    Auto,
+    /// io_uring, or an error at start.
+    IoUring,
+    /// The flush thread.
+    Thread,
+    /// **None: an acknowledged entry may be lost in a power cut.** For tests and measurements only.
+    Never,
+}
+
+/// The configuration of a node. Build it with [`Config::new`] and change what should differ:
+///
+/// ```
+/// # use ringraft::{Config, Member, NodeId};
+/// # use std::time::Duration;
+/// let members = vec![Member { id: NodeId(1), addr: "127.0.0.1:7101".into() }];
+/// let config = Config {
+///     election_timeout: Duration::from_millis(300),
+///     ..Config::new(NodeId(1), "/var/lib/counter", members)
+/// };
+/// # let _ = config;
+/// ```
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who this node is.
+    pub id: NodeId,
+    /// Its directory; made when missing. One process at a time.
+    pub data_dir: PathBuf,
+    /// The first voters. The same list on every node; it founds the cluster on the first start, when the directory is
+    /// empty. Later starts take the membership from the directory, and warn when this list differs.
+    pub members: Vec<Member>,
+    /// Keeps apart clusters that can reach each other. Default: derived from `members`.
+    pub cluster_id: Option<u64>,
+    /// The group within the cluster, in every frame and in the directory. Default: 0.
+    pub group: u32,
+
+    /// A follower that hears nothing for one to two of these stands for election. Default: 1 s. Minimum: 10 ms.
+    pub election_timeout: Duration,
+    /// A leader shows itself at least this often. Default: a tenth of the election timeout, when zero.
+    pub heartbeat: Duration,
+    /// A request that is not decided by then is answered `Unknown`. Default: 10 s.
+    pub proposal_timeout: Duration,
+    /// A proposal on a follower goes to the leader; otherwise it is answered `NotLeader`. Default: true.
+    pub forward: bool,
+
+    /// Which threads run the stages. Default: by the number of cores.
+    pub threads: Threads,
+    /// What they do without work. Default: park after a grace of 50 µs.
+    pub idle: IdleWay,
+
+    /// How bytes are made durable. Default: by probing.
+    pub flush: Flush,
+    /// The size of a log segment file; each is written once ahead of need. Default: 64 MiB. Minimum: 64 KiB and four
+    /// times the largest entry.
+    pub segment_bytes: u64,
+
+    /// The longest command, in bytes. Default: 1 MiB. Maximum: 16 MiB.
+    pub max_entry_bytes: usize,
+    /// Commands up to this long travel inside their ring slot; a longer one costs an allocation. Default: 256.
+    pub inline_bytes: usize,
+    /// Requests under way on this node; the next one is `Busy`. A power of two. Default: 16,384.
+    pub max_pending: usize,
+    /// Bytes of long commands (over `inline_bytes`) that wait in the propose ring; beyond it is `Busy`. Default: 64 MiB.
+    pub max_spilled_bytes: usize,
+    /// The slots of the propose ring. A power of two. Default: 16,384.
+    pub propose_ring: usize,
+    /// The slots of the entry ring, each a batch. A power of two. Default: 64.
+    pub entry_ring: usize,
+    /// Entries that are encoded, written and flushed together. Default: 256 KiB; a longer single entry goes alone.
+    pub max_batch_bytes: usize,
+    /// Entries that one message carries to a peer. Default: 256 KiB; a longer single entry goes alone.
+    pub max_append_bytes: usize,
+    /// Messages with entries on their way to one peer, unanswered. Default: 256.
+    pub max_inflight_messages: usize,
+    /// Bytes of entries on their way to one peer, unanswered. Default: 8 MiB.
+    pub max_inflight_bytes: usize,
+    /// Entries that a leader has appended and not yet committed; beyond it no proposal is taken from the ring.
+    /// Default: 64 MiB.
+    pub max_uncommitted_bytes: usize,
+}
+
+impl Config {
+    /// The defaults for this node.
+    pub fn new(id: NodeId, data_dir: impl Into<PathBuf>, members: Vec<Member>) -> Self {
+        Self {
+            id,
+            data_dir: data_dir.into(),
+            members,
+            cluster_id: None,
+            group: 0,
+            election_timeout: Duration::from_secs(1),
+            heartbeat: Duration::ZERO,
+            proposal_timeout: Duration::from_secs(10),
+            forward: true,
+            threads: Threads::Auto,
+            idle: IdleWay::Park { grace: Duration::from_micros(50) },
+            flush: Flush::Auto,
+            segment_bytes: 64 << 20,
+            max_entry_bytes: 1 << 20,
+            inline_bytes: 256,
+            max_pending: 16 << 10,
+            max_spilled_bytes: 64 << 20,
+            propose_ring: 16 << 10,
+            entry_ring: 64,
+            max_batch_bytes: 256 << 10,
+            max_append_bytes: 256 << 10,
+            max_inflight_messages: 256,
+            max_inflight_bytes: 8 << 20,
+            max_uncommitted_bytes: 64 << 20,
+        }
+    }
+
+    /// Checks each field and how they relate; fills in what was left to be derived.
+    pub(crate) fn checked(mut self) -> Result<Self, StartError> {
+        let wrong = |what: String| Err(StartError::Config(what));
+        if self.id.0 == 0 {
+            return wrong("id: 0 is not a node id, they start at 1".into());
+        }
+        for (at, member) in self.members.iter().enumerate() {
+            if member.id.0 == 0 {
+                return wrong("members: 0 is not a node id, they start at 1".into());
+            }
+            if self.members[..at].iter().any(|other| other.id == member.id) {
+                return wrong(format!("members: node {} stands twice in the list", member.id));
+            }
+        }
+        if !self.members.iter().any(|member| member.id == self.id) {
+            return wrong(format!("members: this node, {}, is not in the list", self.id));
+        }
+        if self.election_timeout < Duration::from_millis(10) {
+            return wrong(format!("election_timeout: {:?} is under the minimum of 10ms", self.election_timeout));
+        }
+        if self.heartbeat.is_zero() {
+            self.heartbeat = self.election_timeout / 10;
+        }
+        if self.heartbeat * 2 > self.election_timeout {
+            return wrong(format!(
+                "heartbeat: {:?} is more than half of the election timeout {:?}: one lost heartbeat would start an election",
+                self.heartbeat, self.election_timeout
+            ));
+        }
+        for (name, value) in [
+            ("max_pending", self.max_pending),
+            ("propose_ring", self.propose_ring),
+            ("entry_ring", self.entry_ring),
+        ] {
+            if !value.is_power_of_two() || value < 8 {
+                return wrong(format!("{name}: {value} is not a power of two of at least 8"));
+            }
+        }
+        if self.max_entry_bytes == 0 || self.max_entry_bytes > 16 << 20 {
+            return wrong(format!("max_entry_bytes: {} is not in 1 ..= 16 MiB", self.max_entry_bytes));
+        }
+        if self.segment_bytes < (64 << 10).max(4 * self.max_entry_bytes as u64) {
+            return wrong(format!(
+                "segment_bytes: {} is less than 64 KiB or four times max_entry_bytes ({})",
+                self.segment_bytes, self.max_entry_bytes
+            ));
+        }
+        if self.max_inflight_bytes < self.max_append_bytes {
+            return wrong(format!(
+                "max_inflight_bytes: {} is less than max_append_bytes ({}): not one full message could be sent",
+                self.max_inflight_bytes, self.max_append_bytes
+            ));
+        }
+        if self.max_inflight_messages == 0 || self.max_batch_bytes == 0 || self.max_append_bytes == 0 {
+            return wrong("max_inflight_messages, max_batch_bytes and max_append_bytes are at least 1".into());
+        }
+        if self.max_uncommitted_bytes < self.max_batch_bytes {
+            return wrong(format!(
+                "max_uncommitted_bytes: {} is less than max_batch_bytes ({})",
+                self.max_uncommitted_bytes, self.max_batch_bytes
+            ));
+        }
+        if self.proposal_timeout < self.election_timeout {
+            return wrong(format!(
+                "proposal_timeout: {:?} is less than the election timeout {:?}: every election would end in unknown outcomes",
+                self.proposal_timeout, self.election_timeout
+            ));
+        }
+        Ok(self)
+    }
+
+    /// The cluster id in force: the one given, or one that the member list determines.
+    pub(crate) fn cluster_id(&self) -> u64 {
+        self.cluster_id.unwrap_or_else(|| {
+            let mut members: Vec<String> =
+                self.members.iter().map(|member| format!("{}={}", member.id, member.addr)).collect();
+            members.sort();
+            let text = members.join(",");
+            u64::from(crc32c::crc32c(text.as_bytes())) << 32
+                | u64::from(crc32c::crc32c(format!("ringraft {text}").as_bytes()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three() -> Config {
+        let member = |id| Member { id: NodeId(id), addr: format!("127.0.0.1:{}", 7100 + id) };
+        Config::new(NodeId(1), "/nowhere", vec![member(1), member(2), member(3)])
+    }
+
+    #[test]
+    fn defaults_agree_with_each_other() {
+        let config = three().checked().expect("the defaults are right");
+        assert_eq!(config.heartbeat, Duration::from_millis(100));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_the_field_and_the_values() {
+        let refused = |change: fn(&mut Config)| {
+            let mut config = three();
+            change(&mut config);
+            config.checked().expect_err("should be refused").to_string()
+        };
+        assert!(refused(|c| c.id = NodeId(9)).contains("9, is not in the list"));
+        assert!(refused(|c| c.members[1].id = NodeId(1)).contains("stands twice"));
+        assert!(refused(|c| c.heartbeat = Duration::from_millis(600)).contains("more than half"));
+        assert!(refused(|c| c.max_pending = 100).contains("max_pending: 100"));
+        assert!(refused(|c| c.segment_bytes = 1 << 20).contains("four times"));
+        assert!(refused(|c| c.max_inflight_bytes = 1).contains("not one full message"));
+    }
+
+    #[test]
+    fn the_cluster_id_follows_the_members_and_not_their_order() {
+        let mut turned = three();
+        turned.members.reverse();
+        assert_eq!(three().cluster_id(), turned.cluster_id());
+        turned.members[0].addr.push('1');
+        assert_ne!(three().cluster_id(), turned.cluster_id());
+    }
+}

@@ -1,0 +1,138 @@
+//! What can go wrong, by what the caller may do next.
+//!
+//! The one distinction that matters to a caller is *refused* against *unknown*: a refused command was not and
+//! will never be applied, so it may be sent again; an unknown one may have been, or may still be.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::NodeId;
+
+/// Why a proposal or a read has no result.
+///
+/// Every variant but [`Unknown`](ProposeError::Unknown) means that the command is not applied and never will be;
+/// [`definitely_not_applied`](ProposeError::definitely_not_applied) says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// This node does not lead and the call asked for a leader, or no leader is known. Nothing was appended.
+    NotLeader {
+        /// Who leads, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// A ring or the table of pending requests is full: the cluster has more work than it finishes. Nothing was
+    /// appended; try again after a pause.
+    Busy,
+    /// The command is longer than `Config::max_entry_bytes`. Nothing was appended.
+    TooLarge {
+        /// The longest command that is taken, in bytes.
+        max: usize,
+    },
+    /// The command was handed to a leader which lost its office before it was committed, and a later leader's log
+    /// has none of it. Not applied; it may be sent again.
+    Replaced,
+    /// The outcome is not known: the command may have been applied, or may still be. The only answer that must
+    /// not be repeated blindly.
+    Unknown,
+    /// The node has stopped, or is stopping; nothing was appended. [`Status::error`](crate::Status::error) says why.
+    Stopped,
+}
+
+impl ProposeError {
+    /// False only for [`Unknown`](ProposeError::Unknown): the command was not applied and will not be.
+    pub fn definitely_not_applied(&self) -> bool {
+        !matches!(self, Self::Unknown)
+    }
+}
+
+impl fmt::Display for ProposeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotLeader { leader: Some(leader) } => {
+                write!(f, "not the leader, node {leader} leads; nothing was appended")
+            }
+            Self::NotLeader { leader: None } => {
+                f.write_str("no leader is known at the moment; nothing was appended, try again")
+            }
+            Self::Busy => f.write_str("busy; nothing was appended, try again after a pause"),
+            Self::TooLarge { max } => {
+                write!(f, "longer than the limit of {max} bytes (Config::max_entry_bytes)")
+            }
+            Self::Replaced => f.write_str("the leader changed before it was committed; not applied, try again"),
+            Self::Unknown => f.write_str("outcome unknown: it may have been applied, or may still be"),
+            Self::Stopped => f.write_str("the node has stopped; nothing was appended"),
+        }
+    }
+}
+
+impl std::error::Error for ProposeError {}
+
+/// Why a node did not start.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A field of the configuration, or the relation of two, cannot be.
+    Config(String),
+    /// The data directory cannot be used: another process has it, it belongs to another cluster, it is damaged.
+    Storage(storage::StorageError),
+    /// The listening socket, a thread or another resource of the system.
+    Io {
+        /// What was being done.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The state machine refused to open, or panicked in doing so.
+    StateMachine(String),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(what) => write!(f, "configuration: {what}"),
+            Self::Storage(error) => write!(f, "{error}"),
+            Self::Io { what, source } => write!(f, "{what}: {source}"),
+            Self::StateMachine(what) => write!(f, "state machine: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Storage(error) => Some(error),
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl From<storage::StorageError> for StartError {
+    fn from(error: storage::StorageError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+/// Why a running node stopped promising. Final for this process: nothing is retried as if it had not happened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Fault {
+    /// A write or a flush failed; the text names the file, the offset and the cause.
+    Storage(Arc<str>),
+    /// User code panicked or returned an error; the text names the index and the message.
+    StateMachine(Arc<str>),
+    /// The event loop of the network failed as a whole (one peer's trouble never does).
+    Network(Arc<str>),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Storage(what) => write!(f, "storage: {what}"),
+            Self::StateMachine(what) => write!(f, "state machine: {what}"),
+            Self::Network(what) => write!(f, "network: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}

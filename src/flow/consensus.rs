@@ -1,0 +1,575 @@
+//! Hop 1: everything that is decided, is decided here, in one order.
+//!
+//! The stage feeds the pure core with what arrives - answers of peers, the disk's progress, proposals, the clock - and
+//! carries out what the core says, by putting it on the rings. It takes an input only while every ring that the
+//! outcome may need has room, so nothing decided is ever lost between two stages; the clock alone is always heard, and
+//! what it asks of the disk is held here should the ring be full. That is what keeps heartbeats alive under load.
+//!
+//! Order of a turn: the clock, small messages, the disk, entries from the leader, then proposals, each with a bound.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use ringbuf::{Receiver, Sender, Take, Waker};
+use storage::record::{self, Header};
+
+use crate::flow::forward;
+use crate::flow::rings::{
+    Ask, AtIndex, Bulk, Entry, InBulk, InBulkKind, InSmall, Proposal, SendBulk, SendSmall, Small, ToApply, Write,
+    advance,
+};
+use crate::flow::shared::{Clock, Shared, Stop};
+use crate::flow::sizes::Sizes;
+use crate::pending::Token;
+use crate::raft::{self, Core, Output};
+use crate::status::{PeerStatus, Role};
+use crate::wire::{KIND_COMMAND, KIND_TERM_START};
+use crate::{Config, NodeId, ProposeError};
+
+/// Inputs of one kind that one turn takes at the most.
+const TURN: usize = 256;
+/// Free slots of each outbound ring without which no input is taken: one input makes at most a few messages a peer.
+const ROOM: usize = 64;
+const ENTRY_ROOM: usize = 4;
+/// How often the leader's view of its peers is copied for the status.
+const PEERS_EVERY_US: u64 = 100_000;
+
+/// What the stage reads.
+pub(crate) struct Inputs {
+    pub(crate) small: Receiver<InSmall>,
+    pub(crate) bulk: Receiver<InBulk>,
+    pub(crate) propose: Receiver<Proposal>,
+}
+
+/// What it writes.
+pub(crate) struct Rings {
+    pub(crate) entry: Sender<Entry>,
+    pub(crate) send_small: Sender<SendSmall>,
+    pub(crate) send_bulk: Sender<SendBulk>,
+    pub(crate) at_index: Sender<ToApply>,
+}
+
+pub(crate) struct Consensus {
+    inputs: Inputs,
+    brain: Brain,
+}
+
+/// The core with everything it needs to act; apart from the inputs, so that a slot can be read while it acts.
+struct Brain {
+    core: Core,
+    sizes: Sizes,
+    rings: Rings,
+    shared: Arc<Shared>,
+    apply: Waker,
+    limits: Limits,
+    /// Writes that the clock asked for while the entry ring was full.
+    held: VecDeque<(u64, Write)>,
+    /// The batch being encoded; changes places with the buffer of a ring slot.
+    batch: Vec<u8>,
+    /// Proposals being gathered for the leader; likewise.
+    forwards: Vec<u8>,
+    refused: Vec<u8>,
+    /// Where each reader of the batch of reads stands that was asked for under one context.
+    reads: VecDeque<(u64, u64)>,
+    next_read: u64,
+    last_time_us: u64,
+    durable_write: u64,
+    peers_due_us: u64,
+    leading: Option<u64>,
+}
+
+struct Limits {
+    batch_bytes: usize,
+    uncommitted_bytes: u64,
+    max_reads: usize,
+    forward: bool,
+}
+
+impl Consensus {
+    #[allow(clippy::too_many_arguments)] // Called once, where the graph is built.
+    pub(crate) fn new(
+        core: Core,
+        sizes: Sizes,
+        inputs: Inputs,
+        rings: Rings,
+        shared: Arc<Shared>,
+        apply: Waker,
+        config: &Config,
+        last_time_us: u64,
+    ) -> Self {
+        let limits = Limits {
+            batch_bytes: config.max_batch_bytes,
+            uncommitted_bytes: config.max_uncommitted_bytes as u64,
+            max_reads: config.max_pending,
+            forward: config.forward,
+        };
+        let mut brain = Brain {
+            core,
+            sizes,
+            rings,
+            shared,
+            apply,
+            held: VecDeque::with_capacity(16),
+            batch: Vec::with_capacity(limits.batch_bytes),
+            forwards: Vec::with_capacity(limits.batch_bytes),
+            refused: Vec::with_capacity(4 << 10),
+            reads: VecDeque::with_capacity(limits.max_reads),
+            next_read: 1,
+            last_time_us,
+            durable_write: 0,
+            peers_due_us: 0,
+            leading: None,
+            limits,
+        };
+        brain.show();
+        Self { inputs, brain }
+    }
+
+    /// One turn. Returns how many inputs it took.
+    pub(crate) fn poll(&mut self, now_us: u64) -> usize {
+        let Self { inputs, brain } = self;
+        let mut work = brain.clock(now_us);
+        if !brain.has_room() {
+            return work;
+        }
+        work += inputs.small.drain_while(TURN, |slot| brain.small(now_us, slot));
+        work += brain.disk(now_us);
+        work += inputs.bulk.drain_while(TURN, |slot| brain.bulk(now_us, slot));
+        work += brain.proposals(now_us, &mut inputs.propose);
+        brain.show_peers(now_us);
+        work
+    }
+
+    pub(crate) fn deadline_us(&self) -> u64 {
+        self.brain.core.next_deadline()
+    }
+
+    pub(crate) fn has_work(&mut self) -> bool {
+        let Self { inputs, brain } = self;
+        brain.has_room()
+            && (!inputs.small.is_empty()
+                || !inputs.bulk.is_empty()
+                || brain.disk_moved()
+                || (!inputs.propose.is_empty() && brain.takes_proposals()))
+    }
+
+    /// Refuses what is left: nothing of it was appended.
+    pub(crate) fn close(&mut self) {
+        let table = &self.brain.shared.table;
+        self.inputs.propose.drain(usize::MAX, |slot| {
+            table.complete(Token(slot.token), Err(ProposeError::Stopped), &[]);
+        });
+        for (_, token) in self.brain.reads.drain(..) {
+            table.complete(Token(token), Err(ProposeError::Stopped), &[]);
+        }
+    }
+}
+
+impl Brain {
+    fn has_room(&mut self) -> bool {
+        self.held.is_empty()
+            && self.rings.entry.room() >= ENTRY_ROOM
+            && self.rings.send_small.room() >= ROOM
+            && self.rings.send_bulk.room() >= ROOM
+            && self.rings.at_index.room() >= ROOM
+    }
+
+    fn clock(&mut self, now_us: u64) -> usize {
+        while let Some(&(seq, write)) = self.held.front() {
+            if self.rings.entry.room() == 0 {
+                break;
+            }
+            self.held.pop_front();
+            self.write(seq, write);
+        }
+        if now_us < self.core.next_deadline() {
+            return 0;
+        }
+        self.core.tick(now_us, &self.sizes);
+        self.act(None);
+        1
+    }
+
+    fn small(&mut self, now_us: u64, slot: &InSmall) -> Take {
+        if !self.has_room() {
+            return Take::Stop;
+        }
+        match slot.what {
+            Small::Message(message) => {
+                self.core.receive(now_us, slot.from, &message, &self.sizes);
+                if !slot.piggyback.is_empty() {
+                    self.note_piggyback(slot.from, &slot.piggyback);
+                }
+            }
+            Small::Up => self.core.peer_up(now_us, slot.from, &self.sizes),
+            Small::Down => self.core.peer_down(now_us, slot.from),
+        }
+        self.act(None);
+        Take::Taken
+    }
+
+    fn disk_moved(&self) -> bool {
+        self.shared.marks.durable_write.load(Ordering::Acquire) > self.durable_write
+    }
+
+    fn disk(&mut self, now_us: u64) -> usize {
+        let durable = self.shared.marks.durable_write.load(Ordering::Acquire);
+        if durable == self.durable_write || !self.has_room() {
+            return 0;
+        }
+        self.durable_write = durable;
+        self.core.persisted(now_us, durable, &self.sizes);
+        self.act(None);
+        1
+    }
+
+    fn bulk(&mut self, now_us: u64, slot: &InBulk) -> Take {
+        if !self.has_room() {
+            return Take::Stop;
+        }
+        match slot.what {
+            InBulkKind::Append(message) => {
+                self.core.receive(now_us, slot.from, &message, &self.sizes);
+                self.act(Some(&slot.body));
+            }
+            InBulkKind::Forward { term, origin } => {
+                if self.core.is_leader() && self.core.term() == term {
+                    if !self.takes_proposals() {
+                        return Take::Stop;
+                    }
+                    self.append_forwarded(now_us, origin, &slot.body);
+                } else {
+                    self.refuse_forwarded(slot.from, term, &slot.body);
+                }
+            }
+            InBulkKind::Refused => {
+                for token in forward::tokens(&slot.body) {
+                    self.refuse(Token(token));
+                }
+            }
+        }
+        Take::Taken
+    }
+
+    /// Whether a proposal may be taken now: on the leader while not too much is uncommitted.
+    fn takes_proposals(&self) -> bool {
+        !self.core.is_leader() || self.core.uncommitted_bytes() < self.limits.uncommitted_bytes
+    }
+
+    /// Takes proposals and reads, as many as go into one batch, and appends them, sends them to the leader, or refuses.
+    fn proposals(&mut self, now_us: u64, propose: &mut Receiver<Proposal>) -> usize {
+        if !self.has_room() || !self.takes_proposals() || propose.is_empty() {
+            return 0;
+        }
+        let draining = self.shared.stop() != Stop::No;
+        let leads = self.core.is_leader() && !draining;
+        let term = self.core.term();
+        let forward_to = self.core.leader().filter(|_| self.limits.forward && !leads && !draining);
+        let first = self.core.last_index() + 1;
+        let time_us = self.time_us();
+        let mut count = 0;
+        let mut reads = 0;
+        self.batch.clear();
+        self.forwards.clear();
+        let taken = propose.drain_while(8 * TURN, |slot| {
+            let spilled = slot.spilled.try_lock().ok().and_then(|mut spilled| spilled.take());
+            let command = spilled.as_deref().unwrap_or(&slot.inline);
+            let gathered = self.batch.len() + self.forwards.len();
+            if gathered > 0 && gathered + record::encoded_len(command.len()) > self.limits.batch_bytes {
+                // It opens the next batch: put it back.
+                if let Ok(mut place) = slot.spilled.try_lock() {
+                    *place = spilled;
+                }
+                return Take::Stop;
+            }
+            let token = Token(slot.token);
+            if let Some(command) = &spilled {
+                self.shared.spilled_bytes.fetch_sub(command.len(), Ordering::Relaxed);
+            }
+            match slot.ask {
+                Ask::StaleRead => self.answer_at(0, slot.token),
+                Ask::Read => {
+                    if self.reads.len() < self.limits.max_reads {
+                        self.reads.push_back((self.next_read, slot.token));
+                        reads += 1;
+                    } else {
+                        self.shared.table.complete(token, Err(ProposeError::Busy), &[]);
+                    }
+                }
+                Ask::Command | Ask::LeaderCommand if leads => {
+                    self.shared.table.sent(token, term);
+                    let header = Header {
+                        index: first + count,
+                        term,
+                        time_us,
+                        origin: self.shared.origin,
+                        token: slot.token,
+                        kind: KIND_COMMAND,
+                    };
+                    record::encode_into(&mut self.batch, &header, command);
+                    self.sizes.push(header.index, record::encoded_len(command.len()) as u64);
+                    count += 1;
+                }
+                Ask::Command if forward_to.is_some() => {
+                    self.shared.table.sent(token, term);
+                    forward::push(&mut self.forwards, slot.token, command);
+                }
+                Ask::Command | Ask::LeaderCommand if draining => {
+                    self.shared.table.complete(token, Err(ProposeError::Stopped), &[]);
+                }
+                Ask::Command | Ask::LeaderCommand => self.refuse(token),
+            }
+            Take::Taken
+        });
+        if count > 0 {
+            self.append(now_us, count);
+        }
+        if let Some(leader) = forward_to.filter(|_| !self.forwards.is_empty()) {
+            let forwards = &mut self.forwards;
+            let sent = self.rings.send_bulk.try_send(|slot| {
+                slot.to = leader;
+                slot.what = Bulk::Forward { term };
+                std::mem::swap(&mut slot.bytes, forwards);
+            });
+            assert!(sent.is_ok(), "the room was looked at before");
+        }
+        if reads > 0 {
+            let context = self.next_read;
+            self.next_read += 1;
+            self.core.read(now_us, context);
+            self.act(None);
+        }
+        taken
+    }
+
+    /// The batch in `self.batch` has been encoded for the next indexes: decides on it and hands it to the disk.
+    fn append(&mut self, now_us: u64, count: u64) {
+        let first = self.core.last_index() + 1;
+        let proposed = self
+            .core
+            .propose(now_us, count, self.batch.len() as u64, &self.sizes)
+            .expect("this node leads, and no input came in between");
+        assert_eq!(proposed.first, first, "the batch was encoded for this place");
+        self.write_batch(proposed.write, proposed.first, proposed.last);
+        self.act(None);
+    }
+
+    fn append_forwarded(&mut self, now_us: u64, origin: u64, body: &[u8]) {
+        let first = self.core.last_index() + 1;
+        let (term, time_us) = (self.core.term(), self.time_us());
+        self.batch.clear();
+        let mut count = 0;
+        for (token, command) in forward::commands(body) {
+            let header = Header { index: first + count, term, time_us, origin, token, kind: KIND_COMMAND };
+            record::encode_into(&mut self.batch, &header, command);
+            self.sizes.push(header.index, record::encoded_len(command.len()) as u64);
+            count += 1;
+        }
+        if count > 0 {
+            self.append(now_us, count);
+        }
+    }
+
+    fn refuse_forwarded(&mut self, to: u64, term: u64, body: &[u8]) {
+        self.refused.clear();
+        for (token, _) in forward::commands(body) {
+            self.refused.extend_from_slice(&token.to_le_bytes());
+        }
+        let refused = &mut self.refused;
+        let sent = self.rings.send_bulk.try_send(|slot| {
+            slot.to = to;
+            slot.what = Bulk::Refused { term };
+            std::mem::swap(&mut slot.bytes, refused);
+        });
+        assert!(sent.is_ok(), "the room was looked at before");
+    }
+
+    fn refuse(&self, token: Token) {
+        let leader = self.core.leader().map(|leader| NodeId(leader as u32));
+        self.shared.table.complete(token, Err(ProposeError::NotLeader { leader }), &[]);
+    }
+
+    /// The leader's stamp: the wall clock, but never less than the last one.
+    fn time_us(&mut self) -> u64 {
+        self.last_time_us = self.last_time_us.max(Clock::unix_us());
+        self.last_time_us
+    }
+
+    /// Carries out what the core has said. `received` are the records of the append that it was about.
+    fn act(&mut self, received: Option<&[u8]>) {
+        while let Some(output) = self.core.pop_output() {
+            match output {
+                Output::SaveVote { write, term, vote } => self.write(write, Write::Vote { term, vote }),
+                Output::Truncate { write, after } => {
+                    self.sizes.truncate(after);
+                    self.write(write, Write::Truncate { after });
+                }
+                Output::AppendReceived { write, first, last } => {
+                    let records = received.expect("an append was received");
+                    self.append_received(write, first, last, records);
+                }
+                Output::AppendTermStart { write, index, term } => {
+                    let header = Header {
+                        index,
+                        term,
+                        time_us: self.time_us(),
+                        origin: self.shared.origin,
+                        token: 0,
+                        kind: KIND_TERM_START,
+                    };
+                    self.batch.clear();
+                    record::encode_into(&mut self.batch, &header, &[]);
+                    self.sizes.push(index, self.batch.len() as u64);
+                    self.write_batch(write, index, index);
+                }
+                Output::Send { to, message } => self.send(to, message),
+                Output::Commit { index } => {
+                    advance(&self.shared.marks.committed, index);
+                    self.apply.wake();
+                }
+                Output::ReadReady { ctx, index } => self.reads_ready(ctx, index),
+                Output::ReadFailed { ctx } => self.reads_failed(ctx),
+                Output::Role { .. } => self.show(),
+            }
+        }
+        advance(&self.shared.marks.last, self.core.last_index());
+    }
+
+    /// The records of a leader, from `first` on: what came before is here already.
+    fn append_received(&mut self, seq: u64, first: u64, last: u64, records: &[u8]) {
+        let mut skipped = 0;
+        for record in record::walk(records) {
+            let header = record.header;
+            let bytes = record::encoded_len(record.payload.len());
+            if header.index < first {
+                skipped += bytes;
+                continue;
+            }
+            self.last_time_us = self.last_time_us.max(header.time_us);
+            self.sizes.push(header.index, bytes as u64);
+        }
+        assert_eq!(self.sizes.last(), last, "the message carried the entries it named");
+        let sent = self.rings.entry.try_send(|slot| {
+            slot.seq = seq;
+            slot.write = Write::Append { first, last };
+            slot.bytes.clear();
+            slot.bytes.extend_from_slice(&records[skipped..]);
+        });
+        assert!(sent.is_ok(), "the room was looked at before");
+    }
+
+    fn write_batch(&mut self, seq: u64, first: u64, last: u64) {
+        let batch = &mut self.batch;
+        let sent = self.rings.entry.try_send(|slot| {
+            slot.seq = seq;
+            slot.write = Write::Append { first, last };
+            std::mem::swap(&mut slot.bytes, batch);
+        });
+        assert!(sent.is_ok(), "the room was looked at before");
+    }
+
+    fn write(&mut self, seq: u64, write: Write) {
+        let held = !self.held.is_empty()
+            || self
+                .rings
+                .entry
+                .try_send(|slot| {
+                    slot.seq = seq;
+                    slot.write = write;
+                })
+                .is_err();
+        if held {
+            self.held.push_back((seq, write));
+        }
+    }
+
+    fn send(&mut self, to: u64, message: raft::Message) {
+        // Without room - the clock does not look for it - the message is lost, as any message may be.
+        let _ = if message.carries_entries() {
+            self.rings.send_bulk.try_send(|slot| {
+                slot.to = to;
+                slot.what = Bulk::Append(message);
+            })
+        } else {
+            self.rings.send_small.try_send(|slot| {
+                slot.to = to;
+                slot.message = message;
+            })
+        };
+    }
+
+    fn reads_ready(&mut self, ctx: u64, index: u64) {
+        while let Some(&(context, token)) = self.reads.front() {
+            if context > ctx {
+                break;
+            }
+            self.reads.pop_front();
+            self.answer_at(index, token);
+        }
+    }
+
+    fn answer_at(&mut self, index: u64, token: u64) {
+        let sent = self.rings.at_index.try_send(|slot| slot.0 = AtIndex::Read { index, token });
+        if sent.is_err() {
+            self.shared.table.complete(Token(token), Err(ProposeError::Busy), &[]);
+        }
+    }
+
+    fn reads_failed(&mut self, ctx: u64) {
+        while let Some(&(context, token)) = self.reads.front() {
+            if context > ctx {
+                break;
+            }
+            self.reads.pop_front();
+            self.refuse(Token(token));
+        }
+    }
+
+    /// Shows role, term and leader to the handles, and tells the state machine of leadership.
+    fn show(&mut self) {
+        let role = match self.core.role() {
+            raft::Role::Leader => Role::Leader,
+            raft::Role::Follower => Role::Follower,
+            raft::Role::PreCandidate | raft::Role::Candidate => Role::Candidate,
+            raft::Role::Learner => Role::Learner,
+        };
+        let term = self.core.term();
+        self.shared.set_face(term, role, self.core.leader());
+        if let Some(led) = self.leading.filter(|&led| led != term || role != Role::Leader) {
+            self.leading = None;
+            let sent = self.rings.at_index.try_send(|slot| slot.0 = AtIndex::LeaderStop { term: led });
+            assert!(sent.is_ok(), "the room was looked at before");
+        }
+        if role == Role::Leader && self.leading.is_none() {
+            self.leading = Some(term);
+            let index = self.core.term_start();
+            let sent =
+                self.rings.at_index.try_send(|slot| slot.0 = AtIndex::LeaderStart { index, term });
+            assert!(sent.is_ok(), "the room was looked at before");
+        }
+    }
+
+    /// Copies the leader's view of its peers for the status, now and then: off the entries' way.
+    fn show_peers(&mut self, now_us: u64) {
+        if !self.core.is_leader() || now_us < self.peers_due_us {
+            return;
+        }
+        self.peers_due_us = now_us + PEERS_EVERY_US;
+        let mut peers = self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        for (id, matched, next, inflight_bytes, active) in self.core.peers() {
+            if let Some(peer) = peers.iter_mut().find(|peer: &&mut PeerStatus| u64::from(peer.id.0) == id) {
+                (peer.matched, peer.next) = (matched, next);
+                (peer.inflight_bytes, peer.active) = (inflight_bytes, active);
+            }
+        }
+    }
+
+    fn note_piggyback(&self, from: u64, bytes: &[u8]) {
+        let mut peers = self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(peer) = peers.iter_mut().find(|peer| u64::from(peer.id.0) == from) {
+            peer.piggyback.clear();
+            peer.piggyback.extend_from_slice(bytes);
+        }
+    }
+}

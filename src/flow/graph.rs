@@ -1,0 +1,374 @@
+//! Where a node is put together: opens what it stands on, makes the rings, and gives each stage its ends of them.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use net::Net;
+use ringbuf::{ManySender, Sleeper, Waker};
+use storage::{Disk, FlushWay, Log, Options, Recovered};
+
+use crate::flow::append::Append;
+use crate::flow::apply::Apply;
+use crate::flow::consensus::{Consensus, Inputs, Rings};
+use crate::flow::link::GroupLink;
+use crate::flow::receive::Inbound;
+use crate::flow::replicate::Network;
+use crate::flow::reply::{ReplyStage, Sinks};
+use crate::flow::rings::{
+    AtIndex, Bulk, Entry, InBulk, InBulkKind, InSmall, Proposal, SendBulk, SendSmall, Small, ToApply,
+};
+use crate::flow::runner::{self, Driver};
+use crate::flow::shared::Shared;
+use crate::flow::sizes::Sizes;
+use crate::node::resolve;
+use crate::pending::Table;
+use crate::raft::{self, Core, Membership, Message};
+use crate::{Config, Flush, StartError, StateMachine, Threads};
+
+/// Slots of the rings whose size follows from what their stages do, not from the embedder's load.
+const SMALL_RING: usize = 1024;
+const BULK_RING: usize = 512;
+const INBOUND_BULK_RING: usize = 64;
+/// Buffers of slots begin with this much and grow to the batch they once held.
+const BATCH_BUFFER: usize = 16 << 10;
+
+/// The disk's stage over the product's file system.
+pub(crate) type DiskAppend = Append<Disk>;
+pub(crate) type NetNetwork = Network<GroupLink>;
+
+/// A node that is put together and not yet running.
+pub(crate) struct Graph {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) propose: ManySender<Proposal>,
+    pub(crate) stages: Stages,
+    sleepers: Sleepers,
+    per_stage: bool,
+}
+
+pub(crate) struct Stages {
+    pub(crate) consensus: Consensus,
+    pub(crate) append: DiskAppend,
+    pub(crate) network: NetNetwork,
+    pub(crate) apply: Apply,
+    pub(crate) reply: ReplyStage,
+}
+
+/// One a thread. In the shared plan there is the network's only: its thread sleeps in the poll of the sockets.
+pub(crate) struct Sleepers {
+    pub(crate) network: Sleeper,
+    pub(crate) others: Option<OtherSleepers>,
+}
+
+pub(crate) struct OtherSleepers {
+    pub(crate) consensus: Sleeper,
+    pub(crate) append: Sleeper,
+    pub(crate) apply: Sleeper,
+    pub(crate) reply: Sleeper,
+}
+
+/// Who is woken for whom.
+struct Wakers {
+    consensus: Waker,
+    append: Waker,
+    network: Waker,
+    apply: Waker,
+    reply: Waker,
+}
+
+pub(crate) fn build(
+    listener: TcpListener,
+    config: &Config,
+    machine: Box<dyn StateMachine>,
+) -> Result<Graph, StartError> {
+    let nonce = getrandom::u64().map_err(|error| StartError::Io {
+        what: "taking a random number".into(),
+        source: std::io::Error::other(error.to_string()),
+    })?;
+    let per_stage = match &config.threads {
+        Threads::Shared => false,
+        Threads::PerStage { .. } => true,
+        Threads::Auto => runner::cores() >= 8,
+    };
+
+    let (log, recovered) = open_log(config)?;
+    report_recovery(config, &recovered);
+    let mut net = open_net(listener, config, recovered.identity.incarnation, nonce)?;
+    if let Some(fd) = log.completion_fd().filter(|_| !per_stage) {
+        net.watch(fd).map_err(|source| StartError::Io { what: "watching io_uring completions".into(), source })?;
+    }
+
+    let sleepers = Sleepers::new(&net, per_stage);
+    let wakers = sleepers.wakers();
+    // `replied`: apply and consensus -> reply. See `flow/reply.rs`.
+    let (sinks, replied) = Sinks::new(config.max_pending, wakers.reply.clone());
+    let table = Arc::new(Table::new(config.max_pending, config.inline_bytes, (nonce >> 32) as u32, sinks));
+    let shared = Arc::new(Shared::new(config, nonce as u32, table.clone()));
+
+    // `propose`: any thread -> consensus. Full: the caller gets `Busy`.
+    let inline = config.inline_bytes;
+    let (propose, proposals) = ringbuf::ring_many(
+        "propose",
+        config.propose_ring,
+        || Proposal::slot(inline),
+        wakers.consensus.clone(),
+    );
+    // `entry`: consensus -> append, a batch a slot. Full: consensus takes no proposals and no appends.
+    let (entry, mut entries) =
+        ringbuf::ring("entry", config.entry_ring, || Entry::slot(BATCH_BUFFER), wakers.append.clone());
+    // `send_small`, `send_bulk`: consensus -> network. Full: consensus takes no input.
+    let nothing = Message::HeartbeatReply { term: 0, round: 0 };
+    let (send_small, mut sent_small) = ringbuf::ring(
+        "send_small",
+        SMALL_RING,
+        || SendSmall { to: 0, message: nothing },
+        wakers.network.clone(),
+    );
+    let (send_bulk, mut sent_bulk) = ringbuf::ring(
+        "send_bulk",
+        BULK_RING,
+        || SendBulk { to: 0, what: Bulk::Refused { term: 0 }, bytes: Vec::new() },
+        wakers.network.clone(),
+    );
+    // `in_small`, `in_bulk`: network -> consensus. Full: the frame's connection is not read.
+    let (in_small, mut small) = ringbuf::ring(
+        "in_small",
+        SMALL_RING,
+        || InSmall { from: 0, what: Small::Down, piggyback: Vec::new() },
+        wakers.consensus.clone(),
+    );
+    let (in_bulk, mut bulk) = ringbuf::ring(
+        "in_bulk",
+        INBOUND_BULK_RING,
+        || InBulk { from: 0, what: InBulkKind::Refused, body: Vec::with_capacity(BATCH_BUFFER) },
+        wakers.consensus.clone(),
+    );
+    // `apply`: consensus -> apply, what happens at an index. Full: reads are `Busy`.
+    let (at_index, mut reached) = ringbuf::ring(
+        "apply",
+        config.max_pending.max(SMALL_RING),
+        || ToApply(AtIndex::LeaderStop { term: 0 }),
+        wakers.apply.clone(),
+    );
+    // Who sleeps because a ring is full is woken when it has room.
+    for ring in [&mut sent_small as &mut dyn WakeOnRelease, &mut sent_bulk, &mut entries, &mut reached] {
+        ring.wake_writer(wakers.consensus.clone());
+    }
+    for ring in [&mut small as &mut dyn WakeOnRelease, &mut bulk] {
+        ring.wake_writer(wakers.network.clone());
+    }
+    shared.set_gauges(vec![
+        propose.gauge(),
+        entry.gauge(),
+        send_small.gauge(),
+        send_bulk.gauge(),
+        in_small.gauge(),
+        in_bulk.gauge(),
+        at_index.gauge(),
+        replied.gauge(),
+    ]);
+    shared.set_flush_way(log.flush_way());
+    shared.set_wakers(vec![
+        wakers.consensus.clone(),
+        wakers.append.clone(),
+        wakers.network.clone(),
+        wakers.apply.clone(),
+        wakers.reply.clone(),
+    ]);
+
+    let core = Core::new(settings(config, nonce), restored(config, &recovered), shared.clock.now_us());
+    let reader = log.reader();
+    let consensus = Consensus::new(
+        core,
+        Sizes::new(reader.clone(), recovered.last_index),
+        Inputs { small, bulk, propose: proposals },
+        Rings { entry, send_small, send_bulk, at_index },
+        shared.clone(),
+        wakers.apply.clone(),
+        config,
+        recovered.last_time_us,
+    );
+    let inbound = Inbound::new(in_small, in_bulk, shared.clone(), config.max_entry_bytes);
+    let network = Network::new(
+        GroupLink { net, group: config.group },
+        reader.clone(),
+        sent_small,
+        sent_bulk,
+        inbound,
+        shared.clone(),
+    );
+    let apply = Apply::new(machine, reader, reached, shared.clone(), config.proposal_timeout);
+    let append = Append::new(log, entries, shared.clone(), wakers.consensus, wakers.network);
+    let reply = ReplyStage { table, replied };
+    let stages = Stages { consensus, append, network, apply, reply };
+    let graph = Graph { shared, propose, stages, sleepers, per_stage };
+    graph.announce(config);
+    Ok(graph)
+}
+
+/// A ring's reading end, whatever it carries.
+trait WakeOnRelease {
+    fn wake_writer(&mut self, writer: Waker);
+}
+
+impl<T: Send + Sync + 'static> WakeOnRelease for ringbuf::Receiver<T> {
+    fn wake_writer(&mut self, writer: Waker) {
+        self.wake_on_release(writer);
+    }
+}
+
+impl Sleepers {
+    fn new(net: &Net<crate::flow::replicate::Body>, per_stage: bool) -> Self {
+        let net_waker = net.waker();
+        let network = Sleeper::new(move || net_waker.wake());
+        let others = per_stage.then(|| OtherSleepers {
+            consensus: Sleeper::parking(),
+            append: Sleeper::parking(),
+            apply: Sleeper::parking(),
+            reply: Sleeper::parking(),
+        });
+        Self { network, others }
+    }
+
+    fn wakers(&self) -> Wakers {
+        let network = self.network.waker();
+        let of = |pick: fn(&OtherSleepers) -> &Sleeper| {
+            self.others.as_ref().map_or_else(|| network.clone(), |others| pick(others).waker())
+        };
+        Wakers {
+            consensus: of(|others| &others.consensus),
+            append: of(|others| &others.append),
+            apply: of(|others| &others.apply),
+            reply: of(|others| &others.reply),
+            network,
+        }
+    }
+}
+
+fn open_log(config: &Config) -> Result<(Log<Disk>, Recovered), StartError> {
+    let mut options = Options::default();
+    options.segment_bytes = config.segment_bytes;
+    options.max_record_bytes = config.max_entry_bytes;
+    options.sync = config.flush != Flush::Never;
+    options.flush = match config.flush {
+        Flush::Auto | Flush::Never => FlushWay::Auto,
+        Flush::IoUring => FlushWay::Uring,
+        Flush::Thread => FlushWay::Thread,
+    };
+    let dir = Disk::new(config.data_dir.join(format!("group-{}", config.group)));
+    Ok(Log::open(dir, options, config.cluster_id(), config.group, u64::from(config.id.0))?)
+}
+
+fn report_recovery(config: &Config, recovered: &Recovered) {
+    for decision in &recovered.decisions {
+        tracing::info!(node = config.id.0, "recovery: {decision}");
+    }
+    tracing::info!(
+        node = config.id.0,
+        term = recovered.vote.term,
+        first = recovered.first_index,
+        last = recovered.last_index,
+        "the log is open"
+    );
+}
+
+fn open_net(
+    listener: TcpListener,
+    config: &Config,
+    incarnation: u64,
+    seed: u64,
+) -> Result<Net<crate::flow::replicate::Body>, StartError> {
+    let mut settings = net::Config::new(config.cluster_id(), u64::from(config.id.0), incarnation);
+    // A frame holds one message's entries, or one longer entry, or a batch of forwarded proposals.
+    let largest = config.max_append_bytes.max(config.max_batch_bytes).max(config.max_entry_bytes);
+    settings.max_frame_bytes = settings.max_frame_bytes.max(2 * largest);
+    settings.bulk_queue_bytes = (2 * config.max_inflight_bytes).max(2 * settings.max_frame_bytes);
+    settings.bulk_queue_frames = 2 * config.max_inflight_messages.max(64);
+    settings.keepalive = config.election_timeout / 2;
+    settings.stall_timeout = (config.election_timeout * 3).max(Duration::from_secs(1));
+    settings.backoff_max = (config.election_timeout / 2).max(settings.backoff_min);
+    settings.seed = seed;
+    let io = |what: &str| {
+        let what = what.to_owned();
+        move |source| StartError::Io { what, source }
+    };
+    let mut net = Net::new(settings, listener).map_err(io("setting up the network"))?;
+    let mut peers = Vec::new();
+    for member in config.members.iter().filter(|member| member.id != config.id) {
+        peers.push((u64::from(member.id.0), resolve(&member.addr)?));
+    }
+    net.set_peers(&peers);
+    Ok(net)
+}
+
+fn settings(config: &Config, seed: u64) -> raft::Settings {
+    let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    raft::Settings {
+        id: u64::from(config.id.0),
+        election_timeout_us: us(config.election_timeout),
+        heartbeat_us: us(config.heartbeat),
+        seed,
+        max_append_bytes: config.max_append_bytes as u64,
+        max_inflight_messages: config.max_inflight_messages,
+        max_inflight_bytes: config.max_inflight_bytes as u64,
+        disk_stall_us: us(config.election_timeout * 4),
+    }
+}
+
+fn restored(config: &Config, recovered: &Recovered) -> raft::Restored {
+    let voters = config.members.iter().map(|member| u64::from(member.id.0)).collect();
+    raft::Restored {
+        term: recovered.vote.term,
+        vote: recovered.vote.voted_for,
+        base_index: recovered.first_index - 1,
+        base_term: recovered.prev_term,
+        term_runs: recovered.term_runs.clone(),
+        last_index: recovered.last_index,
+        membership: Membership::of_voters(voters),
+    }
+}
+
+impl Graph {
+    /// One event with the graph as it is, and warnings of what will be slow.
+    fn announce(&self, config: &Config) {
+        let rings: Vec<String> = self
+            .shared
+            .gauges()
+            .iter()
+            .map(|ring| format!("{}:{}", ring.name(), ring.capacity()))
+            .collect();
+        let threads = match (self.per_stage, &config.threads) {
+            (true, Threads::PerStage { cores }) if !cores.is_empty() => {
+                format!("consensus append network apply reply, on cores {cores:?}")
+            }
+            (true, _) => "consensus append network apply reply".to_owned(),
+            (false, _) => "one for all stages".to_owned(),
+        };
+        tracing::info!(
+            node = config.id.0,
+            threads,
+            cores = runner::cores(),
+            idle = ?config.idle,
+            flush = self.shared.flush_way(),
+            rings = rings.join(" "),
+            "propose -> consensus -> entry -> append | send -> network -> in -> consensus -> apply -> replied -> reply"
+        );
+        runner::warn_of_foot_guns(config, self.per_stage);
+        if config.flush == Flush::Never {
+            tracing::warn!(node = config.id.0, "flushes are off: acknowledged entries may be lost in a power cut");
+        }
+    }
+
+    /// Starts the threads of the plan.
+    pub(crate) fn spawn(self, config: &Config) -> Result<Vec<JoinHandle<()>>, StartError> {
+        let Self { shared, stages, sleepers, .. } = self;
+        runner::spawn(shared, stages, sleepers, config)
+    }
+
+    /// Leaves the threads to the embedder.
+    pub(crate) fn drive(self, config: &Config) -> Driver {
+        let Self { shared, stages, sleepers, .. } = self;
+        Driver::new(runner::SharedPlan::new(shared, stages, config), sleepers.network)
+    }
+}

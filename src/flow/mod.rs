@@ -1,0 +1,20 @@
+//! The stages, one file a hop, in the order in which an entry passes them. They do what the core says and decide nothing.
+
+pub(crate) mod rings;
+pub(crate) mod shared;
+
+pub(crate) mod consensus;
+pub(crate) mod forward;
+pub(crate) mod sizes;
+
+pub(crate) mod append;
+
+pub(crate) mod link;
+pub(crate) mod receive;
+pub(crate) mod replicate;
+
+pub(crate) mod apply;
+pub(crate) mod reply;
+
+pub(crate) mod graph;
+pub(crate) mod runner;

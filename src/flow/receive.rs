@@ -1,0 +1,145 @@
+//! Hop 6: what peers say reaches the consensus stage.
+//!
+//! Messages are decoded here and entries verified, record by record; what does not hold together is dropped with a
+//! warning, and the sender finds out by the answer that does not come. When a ring is full the frame stays where it is
+//! and its connection is not read: TCP holds the peer back. Small messages and entries have a ring each.
+
+use std::sync::Arc;
+
+use net::{Event, Handled};
+use ringbuf::Sender;
+use storage::record;
+
+use crate::flow::forward;
+use crate::flow::rings::{InBulk, InBulkKind, InSmall, Small};
+use crate::flow::shared::Shared;
+use crate::raft::{Append, MAX_RUNS, Message};
+use crate::wire;
+
+/// Slots of the small ring that frames leave free, for the news of connections, which are told only once.
+const RESERVE: usize = 64;
+
+pub(crate) struct Inbound {
+    small: Sender<InSmall>,
+    bulk: Sender<InBulk>,
+    shared: Arc<Shared>,
+    max_entry_bytes: usize,
+    /// A frame was put on hold since the last turn.
+    held: bool,
+}
+
+impl Inbound {
+    pub(crate) fn new(
+        small: Sender<InSmall>,
+        bulk: Sender<InBulk>,
+        shared: Arc<Shared>,
+        max_entry_bytes: usize,
+    ) -> Self {
+        Self { small, bulk, shared, max_entry_bytes, held: false }
+    }
+
+    /// Whether there is room now for what was put on hold.
+    pub(crate) fn can_resume(&mut self) -> bool {
+        self.held && self.small.room() > RESERVE && self.bulk.room() > 0
+    }
+
+    pub(crate) fn on(&mut self, event: Event<'_>) -> Handled {
+        let handled = match event {
+            Event::Up { peer, incarnation } => {
+                tracing::info!(node = self.shared.id.0, peer, incarnation, "peer is up");
+                self.small(peer, Small::Up, &[])
+            }
+            Event::Down { peer, reason } => {
+                tracing::info!(node = self.shared.id.0, peer, "peer is down: {reason}");
+                self.small(peer, Small::Down, &[])
+            }
+            Event::Refused { peer, by_peer, refusal } => {
+                tracing::warn!(node = self.shared.id.0, peer, by_peer, "refused: {refusal}");
+                return Handled::Taken;
+            }
+            Event::Frame { .. } if self.small.room() <= RESERVE => Handled::Hold,
+            Event::Frame { peer, kind, head, body, .. } => self.frame(peer, kind, head, body),
+        };
+        self.held = handled == Handled::Hold;
+        handled
+    }
+
+    fn frame(&mut self, peer: u64, kind: u8, head: &[u8], body: &[u8]) -> Handled {
+        match wire::decode(kind, head) {
+            Ok(wire::Frame::Message { message: Message::Append(mut append), .. }) if append.last > append.prev_index => {
+                if self.bulk.room() == 0 {
+                    return Handled::Hold; // Before the records are verified, so that it is done once.
+                }
+                match verify(&mut append, body) {
+                    Ok(()) => self.bulk(peer, InBulkKind::Append(Message::Append(append)), body),
+                    Err(why) => self.reject(peer, &why),
+                }
+            }
+            Ok(wire::Frame::Message { message, attached }) => self.small(peer, Small::Message(message), attached),
+            Ok(wire::Frame::Forward { term, origin }) => {
+                if origin >> 32 != peer {
+                    return self.reject(peer, &format!("forwards proposals of node {}", origin >> 32));
+                }
+                if !forward::well_formed(body, self.max_entry_bytes) {
+                    return self.reject(peer, &"forwards proposals that are cut short or over the limit");
+                }
+                self.bulk(peer, InBulkKind::Forward { term, origin }, body)
+            }
+            Ok(wire::Frame::Refused) => self.bulk(peer, InBulkKind::Refused, body),
+            Err(error) => self.reject(peer, &error),
+        }
+    }
+
+    fn reject(&self, peer: u64, why: &dyn std::fmt::Display) -> Handled {
+        tracing::warn!(node = self.shared.id.0, peer, "dropped a frame: {why}");
+        Handled::Taken
+    }
+
+    fn small(&mut self, from: u64, what: Small, piggyback: &[u8]) -> Handled {
+        let sent = self.small.try_send(|slot| {
+            slot.from = from;
+            slot.what = what;
+            slot.piggyback.clear();
+            slot.piggyback.extend_from_slice(piggyback);
+        });
+        if sent.is_ok() { Handled::Taken } else { Handled::Hold }
+    }
+
+    fn bulk(&mut self, from: u64, what: InBulkKind, body: &[u8]) -> Handled {
+        let sent = self.bulk.try_send(|slot| {
+            slot.from = from;
+            slot.what = what;
+            slot.body.clear();
+            slot.body.extend_from_slice(body);
+        });
+        if sent.is_ok() { Handled::Taken } else { Handled::Hold }
+    }
+}
+
+/// Checks that the body holds the entries that the message names, whole and undamaged, and notes their terms.
+fn verify(append: &mut Append, body: &[u8]) -> Result<(), String> {
+    let mut index = append.prev_index;
+    let mut term = append.prev_term;
+    append.runs.clear();
+    for record in record::Records::new(body) {
+        let header = record.map_err(|error| format!("entry {} after index {index}: {error}", index + 1))?.header;
+        index += 1;
+        if header.index != index {
+            return Err(format!("entry {} stands where {index} should", header.index));
+        }
+        if header.term < term || header.term > append.term {
+            return Err(format!(
+                "entry {index} has term {}, after term {term}, from a leader of term {}",
+                header.term, append.term
+            ));
+        }
+        if header.term != term || append.runs.is_empty() {
+            term = header.term;
+            if !append.runs.push(term, index) {
+                return Err(format!("entries of more than {MAX_RUNS} terms in one message"));
+            }
+        }
+    }
+    append.bytes = body.len() as u64;
+    if index == append.last { Ok(()) } else { Err(format!("entries to {index}, announced to {}", append.last)) }
+}

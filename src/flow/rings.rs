@@ -1,0 +1,180 @@
+//! The rings between the stages: what a slot of each carries, who writes it, who reads it, what happens when it is full.
+//!
+//! | ring | writer → reader | when full |
+//! |---|---|---|
+//! | propose | any thread → consensus | the caller gets `Busy`, nothing is appended |
+//! | entry | consensus → append | consensus takes no proposals and no appends; heartbeats and votes go on |
+//! | send small, send bulk | consensus → network | consensus takes no more input until there is room |
+//! | inbound small, inbound bulk | network → consensus | the connection is not read further: TCP pushes back |
+//! | apply | consensus → apply | reads are `Busy`; commit indexes are not here but in an atomic |
+//! | replied | apply, consensus → reply | callers are woken by the writer itself |
+//!
+//! Backward edges are cumulative facts and thus atomics, in [`Marks`]: a newer one replaces an older, so none can fill.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+use crate::raft::Message;
+
+/// What is asked of the consensus stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// Append the command; on a follower send it to the leader.
+    Command,
+    /// Append the command if this node leads.
+    LeaderCommand,
+    /// Find the index that a linearizable read must see. The query is with the slot of the token.
+    Read,
+    /// Answer from whatever is applied.
+    StaleRead,
+}
+
+/// A slot of the propose ring.
+#[derive(Debug)]
+pub(crate) struct Proposal {
+    pub(crate) ask: Ask,
+    pub(crate) token: u64,
+    /// The command, when it is not longer than `Config::inline_bytes`: the buffer is as large from the start.
+    pub(crate) inline: Vec<u8>,
+    /// A longer command. The lock is never waited for: the writer has the slot before the reader sees it.
+    pub(crate) spilled: Mutex<Option<Box<[u8]>>>,
+}
+
+impl Proposal {
+    pub(crate) fn slot(inline_bytes: usize) -> Self {
+        Self {
+            ask: Ask::Command,
+            token: 0,
+            inline: Vec::with_capacity(inline_bytes),
+            spilled: Mutex::new(None),
+        }
+    }
+}
+
+/// What the disk stage is to do. The order on disk is the order in the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Write {
+    /// Append `Entry::bytes`, the records `first ..= last`.
+    Append { first: u64, last: u64 },
+    /// Forget everything after `after`.
+    Truncate { after: u64 },
+    /// Remember the term and the vote in it.
+    Vote { term: u64, vote: Option<u64> },
+}
+
+/// A slot of the entry ring: a whole batch.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// The core's number of this write; [`Marks::durable_write`] will pass it when it is on disk.
+    pub(crate) seq: u64,
+    pub(crate) write: Write,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Entry {
+    pub(crate) fn slot(batch_bytes: usize) -> Self {
+        Self { seq: 0, write: Write::Truncate { after: 0 }, bytes: Vec::with_capacity(batch_bytes) }
+    }
+}
+
+/// A slot of the ring for what must never wait behind entries: votes, acknowledgements, heartbeats.
+#[derive(Debug)]
+pub(crate) struct SendSmall {
+    pub(crate) to: u64,
+    pub(crate) message: Message,
+}
+
+/// What goes on the bulk lane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bulk {
+    /// An append; its entries are read from the log when it is sent.
+    Append(Message),
+    /// Proposals of this node for the leader of `term`, in `SendBulk::bytes`.
+    Forward { term: u64 },
+    /// Tokens of forwarded proposals that were not appended, in `SendBulk::bytes`.
+    Refused { term: u64 },
+}
+
+/// A slot of the ring for entries and forwarded proposals.
+#[derive(Debug)]
+pub(crate) struct SendBulk {
+    pub(crate) to: u64,
+    pub(crate) what: Bulk,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What arrives on the small lane, and what becomes of connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Small {
+    Message(Message),
+    Up,
+    Down,
+}
+
+/// A slot of the inbound ring for small messages.
+#[derive(Debug)]
+pub(crate) struct InSmall {
+    pub(crate) from: u64,
+    pub(crate) what: Small,
+    /// What a follower attached to its answer; empty for most.
+    pub(crate) piggyback: Vec<u8>,
+}
+
+/// A slot of the inbound ring for messages with a payload, whose checksums have been verified.
+#[derive(Debug)]
+pub(crate) struct InBulk {
+    pub(crate) from: u64,
+    pub(crate) what: InBulkKind,
+    pub(crate) body: Vec<u8>,
+}
+
+/// What a payload is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum InBulkKind {
+    /// Entries, verified record by record.
+    Append(Message),
+    /// Proposals from the node and process `origin`, for the leader of `term`.
+    Forward { term: u64, origin: u64 },
+    /// Tokens of this node's proposals that a leader did not append.
+    Refused,
+}
+
+/// A slot of the ring to the apply stage: what happens at an index.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum AtIndex {
+    /// Answer the read once `index` is applied.
+    Read { index: u64, token: u64 },
+    /// This node leads in `term`, whose first entry is `index`.
+    LeaderStart { index: u64, term: u64 },
+    /// It no longer does.
+    LeaderStop { term: u64 },
+}
+
+/// The slot itself: interior, since a reader only gets a shared reference and copies it out.
+#[derive(Debug)]
+pub(crate) struct ToApply(pub(crate) AtIndex);
+
+/// The cumulative facts that travel against the stream, and the commit index: each has one writer.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    /// append → consensus: every write up to this number is durable.
+    pub(crate) durable_write: CachePadded<AtomicU64>,
+    /// append → everyone: the last index that is durable, for the status.
+    pub(crate) durable: CachePadded<AtomicU64>,
+    /// consensus → apply: entries up to here are committed.
+    pub(crate) committed: CachePadded<AtomicU64>,
+    /// apply → everyone: entries up to here are applied.
+    pub(crate) applied: CachePadded<AtomicU64>,
+    /// consensus → everyone: the last index of the log.
+    pub(crate) last: CachePadded<AtomicU64>,
+    /// append → everyone: flushes so far, and entries they covered.
+    pub(crate) flushes: CachePadded<AtomicU64>,
+    pub(crate) flushed_entries: CachePadded<AtomicU64>,
+}
+
+/// Moves a mark that only its one writer moves.
+pub(crate) fn advance(mark: &AtomicU64, to: u64) {
+    mark.store(to, Ordering::Release);
+}

@@ -1,0 +1,456 @@
+//! Which thread runs which stage, how it idles, and how it ends.
+//!
+//! A thread polls its stages as long as one has work, then idles as configured, and sleeps only after it has announced
+//! that and has looked again (`ringbuf::Sleeper`). The stages know nothing of it.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ringbuf::{Backoff, Idle, Rest, Sleeper};
+
+use crate::flow::append::Append;
+use crate::flow::apply::Apply;
+use crate::flow::consensus::Consensus;
+use crate::flow::graph::{DiskAppend, NetNetwork, OtherSleepers, Sleepers, Stages};
+use crate::flow::reply::ReplyStage;
+use crate::flow::shared::{Shared, Stop};
+use crate::{Config, Fault, IdleWay, StartError, Threads};
+
+/// The longest sleep: a thread looks round now and then, should all else fail.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// In a thread of its own the append stage sleeps this long at the most while a flush runs whose end nobody announces.
+const FLUSH_LOOK: Duration = Duration::from_micros(20);
+
+/// What a thread runs: its stages, as one.
+pub(crate) trait Plan: Send + 'static {
+    /// One turn. Returns how much was done.
+    fn turn(&mut self, now_us: u64) -> Result<usize, Fault>;
+    /// Whether another turn would find something.
+    fn has_work(&mut self) -> bool;
+    /// When there will be something to do even if nothing comes.
+    fn deadline_us(&self) -> u64;
+    /// Sleeps until it is woken, or for `timeout`.
+    fn sleep(&mut self, timeout: Duration) -> Result<(), Fault> {
+        std::thread::park_timeout(timeout);
+        Ok(())
+    }
+    /// Whether everything that was taken is done, so that a draining node may end.
+    fn drained(&mut self) -> bool;
+    /// The end, in order.
+    fn close(&mut self);
+}
+
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+pub(crate) fn warn_of_foot_guns(config: &Config, per_stage: bool) {
+    let threads = if per_stage { 5 } else { 1 };
+    if matches!(config.idle, IdleWay::Spin) && threads > cores() {
+        tracing::warn!(
+            node = config.id.0,
+            "{threads} threads spin on {} cores: each waits for one that is not running; use IdleWay::Park",
+            cores()
+        );
+    }
+    if let Threads::PerStage { cores: pins } = &config.threads
+        && let Some(core) = pins.iter().find(|core| **core >= cores())
+    {
+        tracing::warn!(node = config.id.0, "there is no core {core} to pin a thread to: it floats");
+    }
+}
+
+fn idle(config: &Config) -> Idle {
+    match config.idle {
+        IdleWay::Spin => Idle::Spin,
+        IdleWay::Yield => Idle::Yield,
+        IdleWay::Park { grace } => Idle::Park { grace },
+    }
+}
+
+/// All stages on one thread, which sleeps in the network's poll.
+pub(crate) struct SharedPlan {
+    shared: Arc<Shared>,
+    stages: Stages,
+    idle: Idle,
+}
+
+impl SharedPlan {
+    pub(crate) fn new(shared: Arc<Shared>, stages: Stages, config: &Config) -> Self {
+        Self { shared, stages, idle: idle(config) }
+    }
+}
+
+impl Plan for SharedPlan {
+    /// In the order in which an entry passes, so that one turn carries it as far as it can go; what is sent leaves before
+    /// the own flush begins.
+    fn turn(&mut self, now_us: u64) -> Result<usize, Fault> {
+        let Stages { consensus, append, network, apply, reply } = &mut self.stages;
+        let mut work = network.receive(Some(Duration::ZERO))?;
+        work += append.finish(now_us)?;
+        work += consensus.poll(now_us);
+        work += append.write(now_us)?;
+        work += apply.poll(now_us)?;
+        work += reply.poll();
+        work += network.send();
+        work += append.flush(now_us)?;
+        Ok(work)
+    }
+
+    fn has_work(&mut self) -> bool {
+        let Stages { consensus, append, network, apply, reply } = &mut self.stages;
+        consensus.has_work() || append.has_work() || network.has_work() || apply.has_work() || reply.has_work()
+    }
+
+    fn deadline_us(&self) -> u64 {
+        let Stages { consensus, append, apply, .. } = &self.stages;
+        consensus.deadline_us().min(append.deadline_us()).min(apply.deadline_us())
+    }
+
+    fn sleep(&mut self, timeout: Duration) -> Result<(), Fault> {
+        self.stages.network.receive(Some(timeout)).map(drop)
+    }
+
+    fn drained(&mut self) -> bool {
+        !self.has_work() && !self.stages.append.flushing() && self.stages.apply.caught_up()
+    }
+
+    fn close(&mut self) {
+        let Stages { consensus, append, apply, reply, .. } = &mut self.stages;
+        consensus.close();
+        if self.shared.stop() == Stop::Drain
+            && let Err(fault) = append.close()
+        {
+            self.shared.fail(fault);
+        }
+        apply.close();
+        while reply.poll() > 0 {}
+    }
+}
+
+impl Plan for Consensus {
+    fn turn(&mut self, now_us: u64) -> Result<usize, Fault> {
+        Ok(self.poll(now_us))
+    }
+    fn has_work(&mut self) -> bool {
+        Consensus::has_work(self)
+    }
+    fn deadline_us(&self) -> u64 {
+        Consensus::deadline_us(self)
+    }
+    fn drained(&mut self) -> bool {
+        !Consensus::has_work(self)
+    }
+    fn close(&mut self) {
+        Consensus::close(self);
+    }
+}
+
+impl Plan for DiskAppend {
+    fn turn(&mut self, now_us: u64) -> Result<usize, Fault> {
+        Ok(self.finish(now_us)? + self.write(now_us)? + self.flush(now_us)?)
+    }
+    fn has_work(&mut self) -> bool {
+        Append::has_work(self)
+    }
+    fn deadline_us(&self) -> u64 {
+        Append::deadline_us(self)
+    }
+    /// While a flush runs, entries that come are written at once, so this does not block in the flush: it looks.
+    fn sleep(&mut self, timeout: Duration) -> Result<(), Fault> {
+        std::thread::park_timeout(if self.flushing() { timeout.min(FLUSH_LOOK) } else { timeout });
+        Ok(())
+    }
+    fn drained(&mut self) -> bool {
+        !Append::has_work(self) && !self.flushing()
+    }
+    fn close(&mut self) {
+        self.close_or_fail();
+    }
+}
+
+impl Plan for NetNetwork {
+    fn turn(&mut self, _: u64) -> Result<usize, Fault> {
+        Ok(self.send() + self.receive(Some(Duration::ZERO))?)
+    }
+    fn has_work(&mut self) -> bool {
+        NetNetwork::has_work(self)
+    }
+    fn deadline_us(&self) -> u64 {
+        u64::MAX // The sockets' timers are its own poll's.
+    }
+    fn sleep(&mut self, timeout: Duration) -> Result<(), Fault> {
+        self.receive(Some(timeout)).map(drop)
+    }
+    fn drained(&mut self) -> bool {
+        !NetNetwork::has_work(self)
+    }
+    fn close(&mut self) {}
+}
+
+impl Plan for Apply {
+    fn turn(&mut self, now_us: u64) -> Result<usize, Fault> {
+        self.poll(now_us)
+    }
+    fn has_work(&mut self) -> bool {
+        Apply::has_work(self)
+    }
+    fn deadline_us(&self) -> u64 {
+        Apply::deadline_us(self)
+    }
+    fn drained(&mut self) -> bool {
+        self.caught_up() && !Apply::has_work(self)
+    }
+    fn close(&mut self) {
+        Apply::close(self);
+    }
+}
+
+impl Plan for ReplyStage {
+    fn turn(&mut self, _: u64) -> Result<usize, Fault> {
+        Ok(self.poll())
+    }
+    fn has_work(&mut self) -> bool {
+        ReplyStage::has_work(self)
+    }
+    fn deadline_us(&self) -> u64 {
+        u64::MAX
+    }
+    fn drained(&mut self) -> bool {
+        !ReplyStage::has_work(self)
+    }
+    fn close(&mut self) {
+        while self.poll() > 0 {}
+    }
+}
+
+/// One thread: a plan, how it idles, and the way out.
+struct Runner<P: Plan> {
+    plan: P,
+    shared: Arc<Shared>,
+    sleeper: Sleeper,
+    backoff: Backoff,
+    /// Threads of the node that have not ended; the last one answers what is left.
+    running: Arc<AtomicUsize>,
+    /// When draining gives up.
+    drain_until_us: Option<u64>,
+    drain_limit_us: u64,
+}
+
+impl<P: Plan> Runner<P> {
+    fn run(mut self) {
+        while self.step() {}
+        self.plan.close();
+        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.shared.end();
+        }
+    }
+
+    /// One turn, and the idling after it. False when the thread should end.
+    fn step(&mut self) -> bool {
+        let now_us = self.shared.clock.now_us();
+        match self.plan.turn(now_us) {
+            Err(fault) => {
+                self.shared.fail(fault);
+                return false;
+            }
+            Ok(0) => {}
+            Ok(_) => {
+                self.backoff.worked();
+                return self.shared.stop() != Stop::Now;
+            }
+        }
+        if !self.goes_on(now_us) {
+            return false;
+        }
+        match self.backoff.rest() {
+            Rest::Again => true,
+            Rest::Sleep => self.rest(),
+        }
+    }
+
+    /// Without work: a node that is to end does so as soon as everything is done, or the time for that is over.
+    fn goes_on(&mut self, now_us: u64) -> bool {
+        match self.shared.stop() {
+            Stop::No => true,
+            Stop::Now => false,
+            Stop::Drain => {
+                let until = *self.drain_until_us.get_or_insert(now_us + self.drain_limit_us);
+                !(self.plan.drained() && self.shared.nothing_pending()) && now_us < until
+            }
+        }
+    }
+
+    fn rest(&mut self) -> bool {
+        let now_us = self.shared.clock.now_us();
+        let mut until = self.plan.deadline_us();
+        if let Some(drain_until) = self.drain_until_us {
+            until = until.min(drain_until).min(now_us + 1000);
+        }
+        let timeout = Duration::from_micros(until.saturating_sub(now_us)).min(LONGEST_SLEEP);
+        if timeout.is_zero() {
+            return true;
+        }
+        let shared = &self.shared;
+        let (plan, before) = (RefCell::new(&mut self.plan), shared.stop());
+        let mut slept = Ok(());
+        self.sleeper.sleep(
+            || plan.borrow_mut().has_work() || shared.stop() != before,
+            || slept = plan.borrow_mut().sleep(timeout),
+        );
+        if let Err(fault) = slept {
+            shared.fail(fault);
+            return false;
+        }
+        true
+    }
+}
+
+pub(crate) fn spawn(
+    shared: Arc<Shared>,
+    stages: Stages,
+    sleepers: Sleepers,
+    config: &Config,
+) -> Result<Vec<JoinHandle<()>>, StartError> {
+    let Some(others) = sleepers.others else {
+        let starter = Starter::new(shared.clone(), config, 1);
+        return Ok(vec![starter.start("node", 0, SharedPlan::new(shared, stages, config), sleepers.network)?]);
+    };
+    let Stages { consensus, append, network, apply, reply } = stages;
+    let OtherSleepers { consensus: of_consensus, append: of_append, apply: of_apply, reply: of_reply } = others;
+    let starter = Starter::new(shared, config, 5);
+    Ok(vec![
+        starter.start("consensus", 0, consensus, of_consensus)?,
+        starter.start("append", 1, append, of_append)?,
+        starter.start("network", 2, network, sleepers.network)?,
+        starter.start("apply", 3, apply, of_apply)?,
+        starter.start("reply", 4, reply, of_reply)?,
+    ])
+}
+
+struct Starter<'a> {
+    shared: Arc<Shared>,
+    config: &'a Config,
+    running: Arc<AtomicUsize>,
+}
+
+impl<'a> Starter<'a> {
+    fn new(shared: Arc<Shared>, config: &'a Config, threads: usize) -> Self {
+        Self { shared, config, running: Arc::new(AtomicUsize::new(threads)) }
+    }
+
+    fn start(&self, name: &str, at: usize, plan: impl Plan, sleeper: Sleeper) -> Result<JoinHandle<()>, StartError> {
+        let core = match &self.config.threads {
+            Threads::PerStage { cores } if !cores.is_empty() => Some(cores[at % cores.len()]),
+            _ => None,
+        };
+        let runner = Runner {
+            plan,
+            shared: self.shared.clone(),
+            sleeper,
+            backoff: Backoff::new(idle(self.config)),
+            running: self.running.clone(),
+            drain_until_us: None,
+            drain_limit_us: u64::try_from(self.config.proposal_timeout.as_micros()).unwrap_or(u64::MAX),
+        };
+        std::thread::Builder::new()
+            .name(format!("rr{}-{name}", self.config.id))
+            .spawn(move || {
+                if let Some(core) = core
+                    && !core_affinity::set_for_current(core_affinity::CoreId { id: core })
+                {
+                    tracing::warn!("a thread could not be pinned to core {core}: it floats");
+                }
+                runner.run();
+            })
+            .map_err(|source| {
+                self.shared.request_stop(Stop::Now);
+                StartError::Io { what: format!("starting the {name} thread"), source }
+            })
+    }
+}
+
+/// Runs a node on its embedder's own thread; see [`Node::start_driven`](crate::Node::start_driven).
+pub struct Driver {
+    runner: Option<Runner<SharedPlan>>,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Driver, {}", if self.runner.is_some() { "running" } else { "ended" })
+    }
+}
+
+impl Driver {
+    pub(crate) fn new(plan: SharedPlan, sleeper: Sleeper) -> Self {
+        let (shared, idle) = (plan.shared.clone(), plan.idle);
+        let runner = Runner {
+            plan,
+            shared,
+            sleeper,
+            backoff: Backoff::new(idle),
+            running: Arc::new(AtomicUsize::new(1)),
+            drain_until_us: None,
+            drain_limit_us: 0,
+        };
+        Self { runner: Some(runner) }
+    }
+
+    /// One turn of all stages, without sleeping. Returns whether anything was done; false for ever once the node has
+    /// ended.
+    pub fn poll(&mut self) -> bool {
+        let Some(runner) = &mut self.runner else { return false };
+        let now_us = runner.shared.clock.now_us();
+        let work = match runner.plan.turn(now_us) {
+            Ok(work) => work,
+            Err(fault) => {
+                runner.shared.fail(fault);
+                0
+            }
+        };
+        if (work == 0 && !runner.goes_on(now_us)) || runner.shared.stop() == Stop::Now {
+            self.end();
+        }
+        work > 0
+    }
+
+    /// Sleeps until something comes that a [`poll`](Driver::poll) would take, or for `limit`.
+    pub fn wait(&mut self, limit: Duration) {
+        let Some(runner) = &mut self.runner else { return };
+        let deadline = Duration::from_micros(
+            runner.plan.deadline_us().saturating_sub(runner.shared.clock.now_us()),
+        );
+        let timeout = limit.min(deadline);
+        let shared = &runner.shared;
+        let (plan, before) = (RefCell::new(&mut runner.plan), shared.stop());
+        let mut slept = Ok(());
+        runner.sleeper.sleep(
+            || plan.borrow_mut().has_work() || shared.stop() != before,
+            || slept = plan.borrow_mut().sleep(timeout),
+        );
+        if let Err(fault) = slept {
+            shared.fail(fault);
+        }
+    }
+
+    /// Whether the node still runs.
+    pub fn is_running(&self) -> bool {
+        self.runner.is_some()
+    }
+
+    fn end(&mut self) {
+        if let Some(mut runner) = self.runner.take() {
+            runner.plan.close();
+            runner.shared.end();
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

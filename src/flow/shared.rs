@@ -1,0 +1,211 @@
+//! What every handle of a node and every stage of it can see.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use ringbuf::{Gauge, Waker};
+
+use crate::flow::rings::Marks;
+use crate::pending::Table;
+use crate::status::{PeerStatus, Role};
+use crate::{Config, Fault, NodeId};
+
+/// How far a node is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stop {
+    No = 0,
+    /// Take nothing new; finish what is there.
+    Drain = 1,
+    /// Leave everything as it is.
+    Now = 2,
+}
+
+/// The node's clocks. Stages do not read them: they are told the time.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    /// Microseconds since the node started; never goes back.
+    pub(crate) fn now_us(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Microseconds since the Unix epoch, by the wall clock: it may jump.
+    pub(crate) fn unix_us() -> u64 {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) id: NodeId,
+    /// The stamp of entries proposed by this process: node id in the upper half, a random number of this process in the
+    /// lower, so that an entry of an earlier life is nobody's here.
+    pub(crate) origin: u64,
+    pub(crate) clock: Clock,
+    pub(crate) table: Arc<Table>,
+    pub(crate) marks: Marks,
+    /// `term`, and `role << 32 | leader` beside it, for the status and for refusing early.
+    pub(crate) term: AtomicU64,
+    pub(crate) face: AtomicU64,
+    pub(crate) spilled_bytes: AtomicUsize,
+    pub(crate) peers: Mutex<Vec<PeerStatus>>,
+    piggyback: Mutex<Arc<[u8]>>,
+    pub(crate) piggyback_changed: AtomicBool,
+    gauges: OnceLock<Vec<Gauge>>,
+    flush_way: OnceLock<&'static str>,
+    stop: AtomicU8,
+    fault: OnceLock<Fault>,
+    /// One a thread; all are woken when the node is to stop.
+    wakers: OnceLock<Vec<Waker>>,
+}
+
+impl Shared {
+    pub(crate) fn new(config: &Config, nonce: u32, table: Arc<Table>) -> Self {
+        let id = config.id;
+        let peers = config
+            .members
+            .iter()
+            .filter(|member| member.id != id)
+            .map(|member| PeerStatus {
+                id: member.id,
+                matched: 0,
+                next: 0,
+                inflight_bytes: 0,
+                active: false,
+                piggyback: Vec::new(),
+            })
+            .collect();
+        Self {
+            id,
+            origin: u64::from(id.0) << 32 | u64::from(nonce),
+            clock: Clock::new(),
+            table,
+            marks: Marks::default(),
+            term: AtomicU64::new(0),
+            face: AtomicU64::new(0),
+            spilled_bytes: AtomicUsize::new(0),
+            peers: Mutex::new(peers),
+            piggyback: Mutex::new(Arc::from([])),
+            piggyback_changed: AtomicBool::new(false),
+            gauges: OnceLock::new(),
+            flush_way: OnceLock::new(),
+            stop: AtomicU8::new(Stop::No as u8),
+            fault: OnceLock::new(),
+            wakers: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn set_gauges(&self, gauges: Vec<Gauge>) {
+        assert!(self.gauges.set(gauges).is_ok(), "the rings of a node are made once");
+    }
+
+    pub(crate) fn gauges(&self) -> &[Gauge] {
+        self.gauges.get().map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn set_flush_way(&self, way: &'static str) {
+        assert!(self.flush_way.set(way).is_ok(), "the log of a node is opened once");
+    }
+
+    pub(crate) fn flush_way(&self) -> &'static str {
+        self.flush_way.get().copied().unwrap_or("not started")
+    }
+
+    pub(crate) fn set_piggyback(&self, bytes: &[u8]) {
+        *self.piggyback.lock().unwrap_or_else(PoisonError::into_inner) = bytes.into();
+        self.piggyback_changed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn piggyback(&self) -> Arc<[u8]> {
+        self.piggyback.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_wakers(&self, wakers: Vec<Waker>) {
+        assert!(self.wakers.set(wakers).is_ok(), "the threads of a node are made once");
+    }
+
+    pub(crate) fn wake_all(&self) {
+        for waker in self.wakers.get().into_iter().flatten() {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn stop(&self) -> Stop {
+        match self.stop.load(Ordering::Acquire) {
+            0 => Stop::No,
+            1 => Stop::Drain,
+            _ => Stop::Now,
+        }
+    }
+
+    /// Asks the threads to end. A stronger wish is not taken back by a weaker one.
+    pub(crate) fn request_stop(&self, how: Stop) {
+        self.stop.fetch_max(how as u8, Ordering::AcqRel);
+        self.wake_all();
+    }
+
+    /// The node can no longer keep its promises: it says why, once, and ends.
+    pub(crate) fn fail(&self, fault: Fault) {
+        tracing::error!(node = self.id.0, "stops: {fault}");
+        let _ = self.fault.set(fault);
+        self.request_stop(Stop::Now);
+    }
+
+    /// The last thread has ended: nobody will answer any more, and nobody is led or followed.
+    pub(crate) fn end(&self) {
+        self.set_face(self.term(), Role::Follower, None);
+        self.table.abandon_all();
+    }
+
+    /// Whether no request of this node waits for its answer.
+    pub(crate) fn nothing_pending(&self) -> bool {
+        self.table.taken() == 0
+    }
+
+    pub(crate) fn term(&self) -> u64 {
+        self.term.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.fault.get().cloned()
+    }
+
+    pub(crate) fn set_face(&self, term: u64, role: Role, leader: Option<u64>) {
+        self.term.store(term, Ordering::Release);
+        let leader = leader.unwrap_or(0) & 0xffff_ffff;
+        self.face.store((role as u64) << 32 | leader, Ordering::Release);
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        match self.face.load(Ordering::Acquire) >> 32 {
+            0 => Role::Follower,
+            1 => Role::Candidate,
+            2 => Role::Leader,
+            _ => Role::Learner,
+        }
+    }
+
+    /// Whether this node leads in `term`, at this moment.
+    pub(crate) fn leads(&self, term: u64) -> bool {
+        self.role() == Role::Leader && self.term() == term
+    }
+
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        let leader = self.face.load(Ordering::Acquire) as u32;
+        (leader != 0).then_some(NodeId(leader))
+    }
+
+    pub(crate) fn peer_status(&self) -> Vec<PeerStatus> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

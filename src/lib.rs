@@ -1,0 +1,76 @@
+//! An embeddable, low-latency replicated log: Raft as a pipeline of single-writer stages linked by pre-allocated rings.
+//!
+//! Implement [`StateMachine`], start a [`Node`] on each machine with the same member list, and [`propose`](Node::propose):
+//! a reply means that the command is durable on a majority and applied.
+//!
+//! ```
+//! use ringraft::{Batch, Config, Consistency, Flush, Member, Node, NodeId, StateMachine};
+//!
+//! #[derive(Default)]
+//! struct Sum(u64);
+//!
+//! impl StateMachine for Sum {
+//!     fn apply(&mut self, batch: &mut Batch<'_>) -> std::io::Result<()> {
+//!         while let Some((entry, reply)) = batch.next() {
+//!             self.0 += entry.command.len() as u64;
+//!             reply.extend_from_slice(&self.0.to_le_bytes());
+//!         }
+//!         Ok(())
+//!     }
+//!     fn query(&self, _query: &[u8], reply: &mut Vec<u8>) {
+//!         reply.extend_from_slice(&self.0.to_le_bytes());
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dir = tempfile::tempdir()?;
+//! let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+//! let members = vec![Member { id: NodeId(1), addr: listener.local_addr()?.to_string() }];
+//! let config = Config { segment_bytes: 4 << 20, ..Config::new(NodeId(1), dir.path(), members) };
+//! let node = Node::start_on(listener, config, Sum::default())?;
+//!
+//! node.wait_for_leader(std::time::Duration::from_secs(10)).expect("a group of one elects itself");
+//! let reply = node.propose(b"hello")?.wait()?;
+//! assert_eq!(reply.bytes, 5u64.to_le_bytes());
+//! let sum = node.read(b"", Consistency::Linearizable)?.wait()?;
+//! assert_eq!(sum.bytes, 5u64.to_le_bytes());
+//! node.shutdown()?;
+//! # Ok(()) }
+//! ```
+//!
+//! # The way of an entry
+//!
+//! `ARCHITECTURE.md` draws it; the files of `flow`, in the order in which an entry passes them: `consensus`, `append`,
+//! `replicate`, `receive`, `apply`, `reply`. `raft` decides and does nothing; `flow` does and decides nothing.
+//!
+//! # What is promised
+//!
+//! | answer | means |
+//! |---|---|
+//! | a [`Reply`] | durable on a majority, applied here, exactly at its log index |
+//! | [`ProposeError::Unknown`] | may have been applied, or may still be |
+//! | any other [`ProposeError`] | not applied, and never will be |
+
+mod config;
+mod error;
+mod flow;
+mod fsm;
+mod node;
+mod pending;
+mod raft;
+mod status;
+mod wire;
+
+pub use config::{Config, Flush, IdleWay, Member, NodeId, Threads};
+pub use error::{Fault, ProposeError, StartError};
+pub use flow::reply::{Outbox, OutboxId};
+pub use fsm::{Batch, Entry, StateMachine};
+pub use node::{Consistency, Driver, Node};
+pub use pending::{Pending, Reply};
+pub use ringbuf::Notify;
+pub use status::{PeerStatus, RingStatus, Role, Status};
+
+/// A place in the log; the first entry has 1.
+pub type Index = u64;
+/// A time of at most one leader.
+pub type Term = u64;

@@ -1,0 +1,360 @@
+//! What the user calls: start, propose, read, status, shutdown.
+
+use std::fmt;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ringbuf::{ManySender, Notify};
+
+use crate::flow::graph;
+use crate::flow::reply::{Outbox, OutboxId};
+use crate::flow::rings::{Ask, Proposal};
+use crate::flow::shared::{Shared, Stop};
+use crate::pending::{Pending, Token, WAITING_CALLER};
+use crate::status::{RingStatus, Role, Status};
+use crate::wire::MAX_ATTACHED;
+use crate::{Config, Fault, ProposeError, StartError, StateMachine};
+
+pub use crate::flow::runner::Driver;
+
+/// What a read must see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// Every write that was acknowledged, by any node, before the read began. The leader makes sure with one round to a
+    /// quorum, shared by all reads that wait; a follower asks the leader and answers from its own state.
+    Linearizable,
+    /// Whatever this node has applied: the past of an unknown age.
+    Stale,
+}
+
+/// A node of the cluster: a handle, cheap to clone, usable from any thread. When the last one is dropped, the node
+/// shuts down in order.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    propose: ManySender<Proposal>,
+    max_entry_bytes: usize,
+    inline_bytes: usize,
+    max_spilled_bytes: usize,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node {{ {} }}", self.status())
+    }
+}
+
+impl Node {
+    /// Opens or founds `config.data_dir`, replays it, listens on this member's address and starts the stages.
+    ///
+    /// # Errors
+    /// [`StartError`]: nothing runs then.
+    pub fn start(config: Config, machine: impl StateMachine) -> Result<Self, StartError> {
+        let config = config.checked()?;
+        let listener = bind(&config)?;
+        Self::launch(listener, config, Box::new(machine))
+    }
+
+    /// As [`start`](Node::start), on a listener that is bound already; peers reach it under this member's address.
+    ///
+    /// # Errors
+    /// As [`start`](Node::start).
+    pub fn start_on(
+        listener: TcpListener,
+        config: Config,
+        machine: impl StateMachine,
+    ) -> Result<Self, StartError> {
+        Self::launch(listener, config.checked()?, Box::new(machine))
+    }
+
+    fn launch(listener: TcpListener, config: Config, machine: Box<dyn StateMachine>) -> Result<Self, StartError> {
+        let graph = graph::build(listener, &config, machine)?;
+        let (shared, propose) = (graph.shared.clone(), graph.propose.clone());
+        let threads = graph.spawn(&config)?;
+        Ok(Self::new(shared, propose, &config, threads))
+    }
+
+    /// Starts a node without threads: the embedder runs it by calling [`Driver::poll`] from a thread of its own.
+    ///
+    /// # Errors
+    /// As [`start`](Node::start).
+    pub fn start_driven(
+        config: Config,
+        machine: impl StateMachine,
+    ) -> Result<(Self, Driver), StartError> {
+        let config = config.checked()?;
+        let listener = bind(&config)?;
+        let graph = graph::build(listener, &config, Box::new(machine))?;
+        let (shared, propose) = (graph.shared.clone(), graph.propose.clone());
+        let driver = graph.drive(&config);
+        Ok((Self::new(shared, propose, &config, Vec::new()), driver))
+    }
+
+    fn new(
+        shared: Arc<Shared>,
+        propose: ManySender<Proposal>,
+        config: &Config,
+        threads: Vec<JoinHandle<()>>,
+    ) -> Self {
+        let inner = Inner {
+            shared,
+            propose,
+            max_entry_bytes: config.max_entry_bytes,
+            inline_bytes: config.inline_bytes,
+            max_spilled_bytes: config.max_spilled_bytes,
+            threads: Mutex::new(threads),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Proposes a command: on the leader it is appended, on a follower it goes to the leader first
+    /// (`Config::forward`). Never blocks. The command must have been checked by the caller: whatever is proposed will
+    /// be given to `StateMachine::apply` on every node.
+    ///
+    /// Proposals of one node by one thread are appended in their order.
+    ///
+    /// # Errors
+    /// `Busy`, `TooLarge`, `Stopped`: at once, nothing was appended. The others come out of the [`Pending`].
+    pub fn propose(&self, command: &[u8]) -> Result<Pending, ProposeError> {
+        let token = self.inner.propose(Ask::Command, WAITING_CALLER, 0, command)?;
+        Ok(self.pending(token))
+    }
+
+    /// As [`propose`](Node::propose), but `NotLeader` on every other node: it is not forwarded.
+    ///
+    /// # Errors
+    /// As [`propose`](Node::propose).
+    pub fn propose_as_leader(&self, command: &[u8]) -> Result<Pending, ProposeError> {
+        let token = self.inner.propose(Ask::LeaderCommand, WAITING_CALLER, 0, command)?;
+        Ok(self.pending(token))
+    }
+
+    /// As [`propose`](Node::propose), with the answer to `outbox` under `tag`.
+    ///
+    /// # Errors
+    /// As [`propose`](Node::propose); a refusal at once is not repeated in the outbox.
+    pub fn propose_to(&self, outbox: OutboxId, tag: u64, command: &[u8]) -> Result<(), ProposeError> {
+        self.inner.propose(Ask::Command, outbox.0, tag, command).map(drop)
+    }
+
+    /// Asks the state machine ([`StateMachine::query`]).
+    ///
+    /// # Errors
+    /// `Busy`, `Stopped` at once; `NotLeader` and `Unknown` (a read changes nothing, so it may be repeated) later.
+    pub fn read(&self, query: &[u8], how: Consistency) -> Result<Pending, ProposeError> {
+        let token = self.inner.read(WAITING_CALLER, 0, query, how)?;
+        Ok(self.pending(token))
+    }
+
+    /// As [`read`](Node::read), with the answer to `outbox` under `tag`.
+    ///
+    /// # Errors
+    /// As [`read`](Node::read).
+    pub fn read_to(
+        &self,
+        outbox: OutboxId,
+        tag: u64,
+        query: &[u8],
+        how: Consistency,
+    ) -> Result<(), ProposeError> {
+        self.inner.read(outbox.0, tag, query, how).map(drop)
+    }
+
+    fn pending(&self, token: Token) -> Pending {
+        Pending::new(self.inner.shared.table.clone(), token)
+    }
+
+    /// Makes an outbox, for a thread that handles the answers to many requests. `notify` is called when its reader
+    /// sleeps (see [`Outbox::sleep`]) and an answer comes. `None` when the node has all the outboxes it can (15).
+    pub fn outbox(&self, notify: impl Notify + 'static) -> Option<Outbox> {
+        Outbox::open(self.inner.shared.table.clone(), notify)
+    }
+
+    /// Attaches a few bytes (64 at the most, the rest is cut off) to every answer that this node gives its leader from
+    /// now on; the leader finds them in its `status().peers`. They are not replicated: for what may be lost.
+    pub fn set_piggyback(&self, bytes: &[u8]) {
+        self.inner.shared.set_piggyback(&bytes[..bytes.len().min(MAX_ATTACHED)]);
+    }
+
+    /// What this node knows of itself, now.
+    pub fn status(&self) -> Status {
+        let shared = &self.inner.shared;
+        let marks = &shared.marks;
+        let role = shared.role();
+        Status {
+            id: shared.id,
+            role,
+            term: shared.term(),
+            leader: shared.leader(),
+            applied: marks.applied.load(Ordering::Acquire),
+            committed: marks.committed.load(Ordering::Acquire),
+            durable: marks.durable.load(Ordering::Acquire),
+            last: marks.last.load(Ordering::Acquire),
+            flushes: marks.flushes.load(Ordering::Relaxed),
+            flushed_entries: marks.flushed_entries.load(Ordering::Relaxed),
+            pending: shared.table.taken(),
+            flush_way: shared.flush_way(),
+            rings: shared.gauges().iter().map(|gauge| RingStatus {
+                name: gauge.name(),
+                capacity: gauge.capacity(),
+                depth: gauge.depth(),
+                full: gauge.full_count(),
+            }).collect(),
+            peers: if role == Role::Leader { shared.peer_status() } else { Vec::new() },
+            error: shared.fault(),
+        }
+    }
+
+    /// Waits until this node leads or knows who does, for `limit` at the most; `None` when the time is over or the node
+    /// has stopped.
+    pub fn wait_for_leader(&self, limit: Duration) -> Option<crate::NodeId> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(leader) = self.inner.shared.leader() {
+                return Some(leader);
+            }
+            if Instant::now() >= deadline || self.inner.shared.stop() != Stop::No {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Leaves in order: takes nothing new, finishes what is under way as far as it can within
+    /// `Config::proposal_timeout`, flushes, answers the rest and joins the threads. May be called more than once.
+    ///
+    /// # Errors
+    /// The fault that had stopped the node, or that came up in leaving.
+    pub fn shutdown(&self) -> Result<(), Fault> {
+        self.inner.stop(Stop::Drain)
+    }
+
+    /// Stops the threads where they stand, as a crash would: nothing is drained, nothing flushed. For tests and
+    /// demonstrations of what a crash does.
+    pub fn shutdown_now(&self) {
+        let _ = self.inner.stop(Stop::Now);
+    }
+}
+
+fn bind(config: &Config) -> Result<TcpListener, StartError> {
+    let member = config
+        .members
+        .iter()
+        .find(|member| member.id == config.id)
+        .expect("checked: this node is a member");
+    TcpListener::bind(resolve(&member.addr)?)
+        .map_err(|source| StartError::Io { what: format!("listening on {}", member.addr), source })
+}
+
+/// The first address that a `host:port` stands for.
+pub(crate) fn resolve(addr: &str) -> Result<SocketAddr, StartError> {
+    let found = addr.to_socket_addrs().and_then(|mut found| {
+        found.next().ok_or_else(|| std::io::Error::other("the name stands for no address"))
+    });
+    found.map_err(|source| StartError::Io { what: format!("resolving {addr}"), source })
+}
+
+impl Inner {
+    fn propose(&self, ask: Ask, sink: u32, tag: u64, command: &[u8]) -> Result<Token, ProposeError> {
+        if command.len() > self.max_entry_bytes {
+            return Err(ProposeError::TooLarge { max: self.max_entry_bytes });
+        }
+        let token = self.take(sink, tag, &[])?;
+        let spilled = if command.len() <= self.inline_bytes {
+            None
+        } else {
+            // The budget is taken before the bytes are.
+            let before = self.shared.spilled_bytes.fetch_add(command.len(), Ordering::Relaxed);
+            if before + command.len() > self.max_spilled_bytes {
+                self.shared.spilled_bytes.fetch_sub(command.len(), Ordering::Relaxed);
+                self.shared.table.untake(token);
+                return Err(ProposeError::Busy);
+            }
+            Some(Box::<[u8]>::from(command))
+        };
+        let is_spilled = spilled.is_some();
+        let sent = self.propose.try_send(|slot| {
+            slot.ask = ask;
+            slot.token = token.0;
+            slot.inline.clear();
+            if !is_spilled {
+                slot.inline.extend_from_slice(command);
+            }
+            *slot.spilled.get_mut().unwrap_or_else(PoisonError::into_inner) = spilled;
+        });
+        if sent.is_err() {
+            if is_spilled {
+                self.shared.spilled_bytes.fetch_sub(command.len(), Ordering::Relaxed);
+            }
+            self.shared.table.untake(token);
+            return Err(ProposeError::Busy);
+        }
+        self.answer_if_ended(token);
+        Ok(token)
+    }
+
+    fn read(&self, sink: u32, tag: u64, query: &[u8], how: Consistency) -> Result<Token, ProposeError> {
+        let ask = match how {
+            Consistency::Linearizable => Ask::Read,
+            Consistency::Stale => Ask::StaleRead,
+        };
+        let token = self.take(sink, tag, query)?;
+        let sent = self.propose.try_send(|slot| {
+            slot.ask = ask;
+            slot.token = token.0;
+            slot.inline.clear();
+            *slot.spilled.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
+        });
+        if sent.is_err() {
+            self.shared.table.untake(token);
+            return Err(ProposeError::Busy);
+        }
+        self.answer_if_ended(token);
+        Ok(token)
+    }
+
+    /// The stages may have gone after `take` looked: then nobody else answers this request.
+    fn answer_if_ended(&self, token: Token) {
+        if self.shared.table.ended() {
+            self.shared.table.complete(token, Err(ProposeError::Stopped), &[]);
+        }
+    }
+
+    fn take(&self, sink: u32, tag: u64, request: &[u8]) -> Result<Token, ProposeError> {
+        if self.shared.stop() != Stop::No {
+            return Err(ProposeError::Stopped);
+        }
+        let now_ms = self.shared.clock.now_us() / 1000;
+        self.shared.table.take(sink, tag, now_ms, request).ok_or(ProposeError::Busy)
+    }
+
+    fn stop(&self, how: Stop) -> Result<(), Fault> {
+        self.shared.request_stop(how);
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
+            if thread.thread().id() == std::thread::current().id() {
+                continue; // The last handle was dropped by a callback: this thread ends by itself.
+            }
+            if thread.join().is_err() {
+                self.shared.fail(Fault::StateMachine("a thread of the node panicked; its message is above".into()));
+            }
+        }
+        self.shared.fault().map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(fault) = self.stop(Stop::Drain) {
+            tracing::warn!(node = self.shared.id.0, "ended by: {fault}");
+        }
+    }
+}

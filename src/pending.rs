@@ -1,0 +1,467 @@
+//! One answer on its way: a slot in a table made at start, not a channel per request.
+//!
+//! A slot goes round this circle. Its state holds the round in its upper half and moves by compare-and-swap, so a
+//! late answer to an earlier round of the slot finds nothing to answer:
+//!
+//! ```text
+//!          take            answer           Pending::wait / poll, Outbox::drain
+//!   FREE ───────▶ OPEN ─▶ FILLING ─▶ DONE ─────────────────────────────────────▶ FREE
+//!                  │ drop(Pending)                                               ▲
+//!                  └────────▶ LEFT ──────────── answer ──────────────────────────┘
+//! ```
+//!
+//! Invariants: whoever moves a slot into FILLING alone writes its answer; after DONE only the holder of the
+//! `Pending`, or the reader of the outbox, touches it. A slot returns to the free list exactly once a round.
+
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use atomic_waker::AtomicWaker;
+use crossbeam_queue::ArrayQueue;
+use crossbeam_utils::CachePadded;
+
+use crate::flow::reply::Sinks;
+use crate::{Index, ProposeError};
+
+/// The reply to a command or a read, and where in the log it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// For a command its own index; for a read the index up to which everything was applied when it was answered.
+    pub index: Index,
+    /// What the state machine wrote.
+    pub bytes: Vec<u8>,
+}
+
+type Callback = Box<dyn FnOnce(Result<Reply, ProposeError>) + Send>;
+
+const FREE: u64 = 0;
+const OPEN: u64 = 1;
+const FILLING: u64 = 2;
+const DONE: u64 = 3;
+const LEFT: u64 = 4;
+const PHASE: u64 = 0xff;
+
+/// `Slot::term` while the consensus stage has not yet taken the request.
+pub(crate) const NOT_SENT: u64 = u64::MAX;
+
+/// Where an answer goes once it is there: the reply stage for callers that wait, or an outbox.
+pub(crate) const WAITING_CALLER: u32 = 0;
+
+struct Slot {
+    state: AtomicU64,
+    /// The term whose leader got the request; `NOT_SENT` before. A read keeps `NOT_SENT`: a new term does not void it.
+    term: AtomicU64,
+    /// When it was taken, in milliseconds of the node's clock.
+    since_ms: AtomicU64,
+    /// Which sink hears of the answer, and the caller's own mark for it.
+    sink: AtomicU32,
+    tag: AtomicU64,
+    waker: AtomicWaker,
+    answer: UnsafeCell<Answer>,
+}
+
+struct Answer {
+    outcome: Result<Index, ProposeError>,
+    /// The query of a read on its way in, the reply on its way out.
+    bytes: Vec<u8>,
+}
+
+// SAFETY: `answer` is reached by one party at a time, handed over by the state machine in the head of this file:
+// the taker until OPEN, whoever won FILLING until DONE, then the holder of the `Pending` or of the outbox until FREE.
+unsafe impl Sync for Slot {}
+
+/// The table of requests that wait for an answer.
+pub(crate) struct Table {
+    slots: Box<[CachePadded<Slot>]>,
+    free: ArrayQueue<u32>,
+    sinks: Sinks,
+    /// Replies up to this size stay in the slot's buffer; a longer one's buffer is given back after use.
+    keep_bytes: usize,
+    /// Set when the stages are gone.
+    ended: AtomicBool,
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Table {{ {} of {} slots taken }}", self.taken(), self.slots.len())
+    }
+}
+
+/// Names one round of one slot: `round << 32 | slot`. Travels in the entry as its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Token(pub(crate) u64);
+
+impl Token {
+    fn slot(self) -> usize {
+        (self.0 & 0xffff_ffff) as usize
+    }
+
+    fn state(self, phase: u64) -> u64 {
+        (self.0 >> 32) << 8 | phase
+    }
+}
+
+impl Table {
+    pub(crate) fn new(slots: usize, keep_bytes: usize, first_round: u32, sinks: Sinks) -> Self {
+        let free = ArrayQueue::new(slots);
+        let slots: Box<[_]> = (0..slots)
+            .map(|slot| {
+                free.push(slot as u32).expect("the free list holds every slot");
+                CachePadded::new(Slot {
+                    state: AtomicU64::new(u64::from(first_round) << 8 | FREE),
+                    term: AtomicU64::new(NOT_SENT),
+                    since_ms: AtomicU64::new(0),
+                    sink: AtomicU32::new(WAITING_CALLER),
+                    tag: AtomicU64::new(0),
+                    waker: AtomicWaker::new(),
+                    answer: UnsafeCell::new(Answer {
+                        outcome: Err(ProposeError::Unknown),
+                        bytes: Vec::with_capacity(keep_bytes),
+                    }),
+                })
+            })
+            .collect();
+        Self { slots, free, sinks, keep_bytes, ended: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn sinks(&self) -> &Sinks {
+        &self.sinks
+    }
+
+    /// Requests under way, by the length of the free list.
+    pub(crate) fn taken(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Takes a slot for a request; `None` when all are taken. `request` is kept with it for a read.
+    pub(crate) fn take(&self, sink: u32, tag: u64, now_ms: u64, request: &[u8]) -> Option<Token> {
+        let at = self.free.pop()?;
+        let slot = &self.slots[at as usize];
+        let round = ((slot.state.load(Ordering::Acquire) >> 8) + 1) & 0xffff_ffff;
+        slot.term.store(NOT_SENT, Ordering::Relaxed);
+        slot.since_ms.store(now_ms, Ordering::Relaxed);
+        slot.sink.store(sink, Ordering::Relaxed);
+        slot.tag.store(tag, Ordering::Relaxed);
+        // SAFETY: the slot came from the free list, so nobody else has it until OPEN is stored below.
+        let answer = unsafe { &mut *slot.answer.get() };
+        answer.bytes.clear();
+        answer.bytes.extend_from_slice(request);
+        slot.state.store(round << 8 | OPEN, Ordering::Release);
+        Some(Token(round << 32 | u64::from(at)))
+    }
+
+    /// Gives a slot back that was taken but whose request went nowhere.
+    pub(crate) fn untake(&self, token: Token) {
+        self.slots[token.slot()].state.store(token.state(FREE), Ordering::Release);
+        self.release(token);
+    }
+
+    /// Notes which term's leader got the request.
+    pub(crate) fn sent(&self, token: Token, term: u64) {
+        let slot = &self.slots[token.slot()];
+        // The round may be over already (the caller left, the sweep answered): then the mark must not touch its
+        // successor, whose own `sent` comes after this one on the same stage; and a successor is NOT_SENT until then.
+        if slot.state.load(Ordering::Acquire) >> 8 == token.0 >> 32 {
+            slot.term.store(term, Ordering::Release);
+        }
+    }
+
+    /// Answers a request; a round that is over is left alone.
+    pub(crate) fn complete(&self, token: Token, outcome: Result<Index, ProposeError>, reply: &[u8]) {
+        self.complete_with(token, outcome, |bytes| {
+            bytes.clear();
+            bytes.extend_from_slice(reply);
+        });
+    }
+
+    /// Answers a read: `run` gets the query and writes the reply.
+    pub(crate) fn complete_read(&self, token: Token, index: Index, scratch: &mut Vec<u8>, run: impl FnOnce(&[u8], &mut Vec<u8>)) {
+        self.complete_with(token, Ok(index), |bytes| {
+            scratch.clear();
+            run(bytes, scratch);
+            bytes.clear();
+            bytes.extend_from_slice(scratch);
+        });
+    }
+
+    fn complete_with(&self, token: Token, outcome: Result<Index, ProposeError>, fill: impl FnOnce(&mut Vec<u8>)) {
+        let Some(slot) = self.slots.get(token.slot()) else { return };
+        let mut from = token.state(OPEN);
+        let claimed = loop {
+            match slot.state.compare_exchange(from, token.state(FILLING), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(phase) => break phase & PHASE,
+                // The caller left since we looked.
+                Err(now) if now == token.state(LEFT) => from = now,
+                Err(_) => return,
+            }
+        };
+        if claimed == LEFT {
+            slot.state.store(token.state(FREE), Ordering::Release);
+            self.release(token);
+            return;
+        }
+        // SAFETY: this call moved the slot to FILLING, so the answer is ours until DONE.
+        let answer = unsafe { &mut *slot.answer.get() };
+        fill(&mut answer.bytes);
+        answer.outcome = outcome;
+        let sink = slot.sink.load(Ordering::Relaxed);
+        slot.state.store(token.state(DONE), Ordering::Release);
+        let heard = self.sinks.push(sink, token) && !self.ended.load(Ordering::SeqCst);
+        if !heard && sink == WAITING_CALLER {
+            self.deliver(token);
+        }
+    }
+
+    /// Wakes whoever waits on an answered slot (a callback is a waker too). Called by the reply stage.
+    pub(crate) fn deliver(&self, token: Token) {
+        let slot = &self.slots[token.slot()];
+        // When the caller looked by itself and took the answer, the slot may be in its next round: a waker too many
+        // is woken, which every waiter bears.
+        if slot.state.load(Ordering::Acquire) == token.state(DONE) {
+            slot.waker.wake();
+        }
+    }
+
+    /// Reads an answered slot in place and frees it: `(tag, outcome, bytes)`.
+    pub(crate) fn consume(&self, token: Token, each: impl FnOnce(u64, Result<Index, ProposeError>, &[u8])) {
+        let slot = &self.slots[token.slot()];
+        let state = slot.state.load(Ordering::Acquire);
+        assert_eq!(state, token.state(DONE), "an outbox hears of a slot once, when it is answered");
+        // SAFETY: DONE, and the one who takes it out of its sink holds it until FREE.
+        let answer = unsafe { &mut *slot.answer.get() };
+        each(slot.tag.load(Ordering::Relaxed), std::mem::replace(&mut answer.outcome, Err(ProposeError::Unknown)), &answer.bytes);
+        self.finish(token, answer);
+    }
+
+    fn collect(&self, token: Token) -> Result<Reply, ProposeError> {
+        let mut result = Err(ProposeError::Unknown);
+        self.consume(token, |_, outcome, bytes| {
+            result = outcome.map(|index| Reply { index, bytes: bytes.to_vec() });
+        });
+        result
+    }
+
+    fn finish(&self, token: Token, answer: &mut Answer) {
+        answer.bytes.clear();
+        if answer.bytes.capacity() > 4 * self.keep_bytes {
+            answer.bytes = Vec::with_capacity(self.keep_bytes);
+        }
+        self.slots[token.slot()].state.store(token.state(FREE), Ordering::Release);
+        self.release(token);
+    }
+
+    fn release(&self, token: Token) {
+        let pushed = self.free.push(token.slot() as u32);
+        assert_eq!(pushed, Ok(()), "slot {} was freed twice", token.slot());
+    }
+
+    /// Answers every request that was handed to a leader of a term before `term`: the first entry of `term` has been
+    /// applied, and with it everything of those terms that is in the log at all.
+    pub(crate) fn replace_before(&self, term: u64) {
+        self.sweep(|slot| (slot.term.load(Ordering::Acquire) < term).then_some(ProposeError::Replaced));
+    }
+
+    /// Answers every request that waits since before `since_ms`.
+    pub(crate) fn expire(&self, since_ms: u64) {
+        self.sweep(|slot| {
+            (slot.since_ms.load(Ordering::Relaxed) < since_ms).then_some(ProposeError::Unknown)
+        });
+    }
+
+    /// Answers everything that is left, when the node has ended. A request that slips in meanwhile sees
+    /// [`ended`](Table::ended) after it took its slot, and is answered by its own caller.
+    pub(crate) fn abandon_all(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        self.sweep(|slot| {
+            Some(match slot.term.load(Ordering::Acquire) {
+                NOT_SENT => ProposeError::Stopped,
+                _ => ProposeError::Unknown,
+            })
+        });
+    }
+
+    /// Whether nobody will answer any more. To be asked after the request was handed in.
+    pub(crate) fn ended(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    fn sweep(&self, verdict: impl Fn(&Slot) -> Option<ProposeError>) {
+        if self.taken() == 0 {
+            return;
+        }
+        for (at, slot) in self.slots.iter().enumerate() {
+            let state = slot.state.load(Ordering::Acquire);
+            if !matches!(state & PHASE, OPEN | LEFT) {
+                continue;
+            }
+            if let Some(error) = verdict(slot) {
+                self.complete(Token((state >> 8) << 32 | at as u64), Err(error), &[]);
+            }
+        }
+    }
+}
+
+/// A request that has been handed in; yields its [`Reply`].
+///
+/// Wait for it ([`wait`](Pending::wait), [`wait_timeout`](Pending::wait_timeout)), attach a callback
+/// ([`then`](Pending::then)) or await it (it is a `Future`, of no particular runtime). Dropping it leaves the
+/// request under way and its answer unheard.
+#[must_use = "a request that nobody waits for may still be applied"]
+pub struct Pending {
+    table: Arc<Table>,
+    token: Token,
+    taken: bool,
+}
+
+impl fmt::Debug for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pending {{ slot {} }}", self.token.slot())
+    }
+}
+
+impl Pending {
+    pub(crate) fn new(table: Arc<Table>, token: Token) -> Self {
+        Self { table, token, taken: false }
+    }
+
+    fn slot(&self) -> &Slot {
+        &self.table.slots[self.token.slot()]
+    }
+
+    fn try_take(&mut self) -> Option<Result<Reply, ProposeError>> {
+        if self.slot().state.load(Ordering::Acquire) != self.token.state(DONE) {
+            return None;
+        }
+        self.taken = true;
+        Some(self.table.collect(self.token))
+    }
+
+    /// Waits for the answer. It comes in the end: `Config::proposal_timeout` bounds every request.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; only `Unknown` may have been applied.
+    pub fn wait(mut self) -> Result<Reply, ProposeError> {
+        self.block_until(None).expect("without a deadline the answer is there")
+    }
+
+    /// Waits no longer than `limit`.
+    ///
+    /// # Errors
+    /// The request itself is given back when the time is over: it is still under way.
+    pub fn wait_timeout(mut self, limit: Duration) -> Result<Result<Reply, ProposeError>, Self> {
+        match self.block_until(Some(Instant::now() + limit)) {
+            Some(result) => Ok(result),
+            None => Err(self),
+        }
+    }
+
+    fn block_until(&mut self, deadline: Option<Instant>) -> Option<Result<Reply, ProposeError>> {
+        if let Some(result) = self.try_take() {
+            return Some(result);
+        }
+        THREAD_WAKER.with(|waker| {
+            loop {
+                self.slot().waker.register(waker);
+                if let Some(result) = self.try_take() {
+                    return Some(result);
+                }
+                match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
+                    None => std::thread::park(),
+                    Some(Duration::ZERO) => return None,
+                    Some(left) => std::thread::park_timeout(left),
+                }
+            }
+        })
+    }
+
+    /// Runs `callback` with the answer: on the reply stage, or right here if the answer is there already. It should
+    /// be short; a panic in it is caught and logged.
+    pub fn then(mut self, callback: impl FnOnce(Result<Reply, ProposeError>) + Send + 'static) {
+        self.taken = true; // From here on the slot is the callback's.
+        let waker = Waker::from(Arc::new(RunOnce {
+            table: self.table.clone(),
+            token: self.token,
+            callback: Mutex::new(Some(Box::new(callback))),
+        }));
+        self.slot().waker.register(&waker);
+        if self.slot().state.load(Ordering::Acquire) == self.token.state(DONE) {
+            waker.wake();
+        }
+    }
+}
+
+impl Future for Pending {
+    type Output = Result<Reply, ProposeError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(result) = self.try_take() {
+            return Poll::Ready(result);
+        }
+        self.slot().waker.register(context.waker());
+        match self.try_take() {
+            Some(result) => Poll::Ready(result),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        while !self.taken {
+            let open = self.token.state(OPEN);
+            match self.slot().state.compare_exchange(
+                open,
+                self.token.state(LEFT),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => self.taken = true,
+                Err(now) if now == self.token.state(DONE) => {
+                    self.taken = true;
+                    self.table.consume(self.token, |_, _, _| ());
+                }
+                // FILLING: the answer is being written at this moment.
+                Err(_) => std::hint::spin_loop(),
+            }
+        }
+    }
+}
+
+/// A callback in the shape of a waker: the first wake after the answer runs it.
+struct RunOnce {
+    table: Arc<Table>,
+    token: Token,
+    callback: Mutex<Option<Callback>>,
+}
+
+impl Wake for RunOnce {
+    fn wake(self: Arc<Self>) {
+        let callback = self.callback.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(callback) = callback else { return };
+        let result = self.table.collect(self.token);
+        if catch_unwind(AssertUnwindSafe(|| callback(result))).is_err() {
+            tracing::error!("a callback of Pending::then panicked; its request itself is answered");
+        }
+    }
+}
+
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+thread_local! {
+    /// Made once a thread, so that waiting allocates nothing.
+    static THREAD_WAKER: Waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+}

@@ -1,0 +1,112 @@
+//! What a node says of itself.
+
+use std::fmt;
+
+use crate::{Fault, Index, NodeId, Term};
+
+/// What a node is in its term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Follows, or waits for, a leader.
+    Follower,
+    /// Stands for election (or asks whether it could win one).
+    Candidate,
+    /// Leads.
+    Leader,
+    /// Gets the log and has no vote.
+    Learner,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Leader => "leader",
+            Self::Learner => "learner",
+        })
+    }
+}
+
+/// A copy of a node's state, at one moment of each of its parts.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Status {
+    /// Who this is.
+    pub id: NodeId,
+    /// What it is.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// Who leads this term, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// The last entry it has, durable or not.
+    pub last: Index,
+    /// The last entry that its own disk holds for certain.
+    pub durable: Index,
+    /// The last entry it knows to be committed.
+    pub committed: Index,
+    /// The last entry its state machine has applied.
+    pub applied: Index,
+    /// Flushes since the start.
+    pub flushes: u64,
+    /// Entries that these flushes covered.
+    pub flushed_entries: u64,
+    /// Requests of this node that wait for their answer.
+    pub pending: usize,
+    /// Which way bytes are made durable.
+    pub flush_way: &'static str,
+    /// Each ring: how full it is and how often it was.
+    pub rings: Vec<RingStatus>,
+    /// The peers, as the leader sees them; empty on others.
+    pub peers: Vec<PeerStatus>,
+    /// Why it stopped promising, when it did.
+    pub error: Option<Fault>,
+}
+
+/// How full a ring is.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RingStatus {
+    /// The ring's name in the picture.
+    pub name: &'static str,
+    /// Its slots.
+    pub capacity: usize,
+    /// How many of them wait to be read.
+    pub depth: usize,
+    /// How often a writer found it full.
+    pub full: u64,
+}
+
+/// A peer, as the leader sees it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PeerStatus {
+    /// Who.
+    pub id: NodeId,
+    /// The last entry it is known to hold durably.
+    pub matched: Index,
+    /// The next entry it is to be sent.
+    pub next: Index,
+    /// Bytes on their way to it, unanswered.
+    pub inflight_bytes: u64,
+    /// Whether it has answered within the last election timeout.
+    pub active: bool,
+    /// What it last attached to its answers ([`Node::set_piggyback`](crate::Node::set_piggyback)).
+    pub piggyback: Vec<u8>,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {} {} term {} leader ", self.id, self.role, self.term)?;
+        match self.leader {
+            Some(leader) => write!(f, "{leader}")?,
+            None => f.write_str("none")?,
+        }
+        write!(
+            f,
+            " last {} durable {} committed {} applied {} pending {}",
+            self.last, self.durable, self.committed, self.applied, self.pending
+        )
+    }
+}

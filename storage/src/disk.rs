@@ -1,0 +1,304 @@
+//! Real files: positioned writes by system call, maps for reading, flock, fsync.
+//!
+//! A write goes into the page cache (about 4 µs); what makes it durable is in `flush.rs` and
+//! `uring.rs`.
+
+use std::fs::{self, OpenOptions};
+use std::hash::{BuildHasher, Hasher};
+use std::io::{self, IoSlice, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::file::{Dir, File, FlushOptions, LockError, Map};
+use crate::flush::DiskFlusher;
+
+/// How much is written between two syncs while a new file is filled with zeros. Small enough that
+/// the flush of a running log never queues behind a whole segment.
+const ZERO_CHUNK: usize = 1 << 20;
+
+/// A directory of a file system.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    root: Arc<Path>,
+}
+
+impl Disk {
+    /// The directory `root`. It is made when the log is opened.
+    pub fn new(root: impl Into<PathBuf>) -> Disk {
+        Disk {
+            root: root.into().into(),
+        }
+    }
+}
+
+/// An open file.
+#[derive(Clone, Debug)]
+pub struct DiskFile {
+    pub(crate) file: Arc<fs::File>,
+    path: Arc<Path>,
+}
+
+/// A lock that is held while this lives. The system lets go of it when the process ends, however.
+#[derive(Debug)]
+pub struct DiskLock {
+    file: fs::File,
+}
+
+impl Drop for DiskLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that was forked and has not called exec yet holds a copy of
+        // the descriptor, and with it the lock. Should this fail, closing unlocks a moment later.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
+impl Dir for Disk {
+    type File = DiskFile;
+    type Flusher = DiskFlusher;
+    type Lock = DiskLock;
+
+    fn path(&self, name: &str) -> PathBuf {
+        if name.is_empty() {
+            self.root.to_path_buf()
+        } else {
+            self.root.join(name)
+        }
+    }
+
+    fn create_folder(&self, name: &str) -> io::Result<()> {
+        let path = self.path(name);
+        if path.is_dir() {
+            return Ok(());
+        }
+        fs::create_dir_all(&path)?;
+        // The new name must survive too; deeper parents are the embedder's.
+        match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => fs::File::open(".")?.sync_all(),
+            Some(parent) => fs::File::open(parent)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    fn create(&self, name: &str, len: u64) -> io::Result<DiskFile> {
+        let path = self.path(name);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)?;
+        // Space for all of it first: a full disk shows here, before anything is written.
+        #[cfg(target_os = "linux")]
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len) {
+            // A file system without the call: the zeros below allocate just as well.
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(e.into()),
+        }
+        // Allocated but never written extents make every later flush a journal commit, so write them.
+        let zeros = vec![0; ZERO_CHUNK.min(len as usize)];
+        let mut at = 0;
+        while at < len {
+            let n = zeros.len().min((len - at) as usize);
+            file.write_all_at(&zeros[..n], at)?;
+            at += n as u64;
+            if at < len {
+                file.sync_data()?;
+            }
+        }
+        Ok(DiskFile {
+            file: Arc::new(file),
+            path: path.into(),
+        })
+    }
+
+    fn open(&self, name: &str) -> io::Result<DiskFile> {
+        let path = self.path(name);
+        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        Ok(DiskFile {
+            file: Arc::new(file),
+            path: path.into(),
+        })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path(name))
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(self.path(folder)) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                names.extend(entry.file_name().into_string());
+            }
+        }
+        Ok(names)
+    }
+
+    fn sync_dir(&self, folder: &str) -> io::Result<()> {
+        fs::File::open(self.path(folder))?.sync_all()
+    }
+
+    fn lock(&self, name: &str) -> Result<DiskLock, LockError> {
+        let mut open = OpenOptions::new();
+        let open = open.read(true).write(true).create(true).truncate(false);
+        let mut file = open.open(self.path(name)).map_err(LockError::Io)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(e) if e == rustix::io::Errno::WOULDBLOCK => {
+                let mut pid = String::new();
+                // The pid is a courtesy of the message; without it the answer is the same.
+                let _ = file.take(32).read_to_string(&mut pid);
+                return Err(LockError::Held(pid.trim().parse().ok()));
+            }
+            Err(e) => return Err(LockError::Io(e.into())),
+        }
+        file.set_len(0).map_err(LockError::Io)?;
+        writeln!(file, "{}", std::process::id()).map_err(LockError::Io)?;
+        Ok(DiskLock { file })
+    }
+
+    fn flusher(&self, options: &FlushOptions) -> io::Result<DiskFlusher> {
+        DiskFlusher::start(options)
+    }
+
+    fn random(&self) -> u64 {
+        // The standard library takes the keys of its hasher from the system's random source.
+        std::hash::RandomState::new().build_hasher().finish()
+    }
+
+    const BACKGROUND: bool = true;
+}
+
+#[cfg(all(test, target_os = "linux", feature = "io-uring"))]
+impl DiskFile {
+    /// Any file under any name, to see what the flushers make of it.
+    pub(crate) fn for_test(file: fs::File, name: &str) -> DiskFile {
+        DiskFile {
+            file: Arc::new(file),
+            path: Path::new(name).into(),
+        }
+    }
+}
+
+impl File for DiskFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn write_parts_at(&self, mut offset: u64, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        // Skips empty parts, so that a result of 0 means that the system takes no more.
+        IoSlice::advance_slices(&mut parts, 0);
+        while !parts.is_empty() {
+            match rustix::io::pwritev(&*self.file, parts, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    IoSlice::advance_slices(&mut parts, n);
+                    offset += n as u64;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn write_parts_at(&self, mut offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        for part in parts {
+            self.file.write_all_at(part, offset)?;
+            offset += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn map(&self) -> io::Result<Map> {
+        // SAFETY: the map is read-only, and the file is not cut while it is mapped: only this process
+        // writes it (the directory is locked), it writes in place, and segments keep their length.
+        // Which bytes may be read while others are written is the contract of `Map`; an operator who
+        // cuts the file by hand breaks the promise of the lock.
+        let map = unsafe { memmap2::Mmap::map(&*self.file) }?;
+        Ok(Map::file(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_file_is_allocated_and_zero() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let disk = Disk::new(dir.path());
+        let len = 3 * ZERO_CHUNK as u64 / 2;
+        let file = disk.create("f", len).expect("created");
+        assert_eq!(file.length().expect("length"), len);
+        assert!(
+            file.map()
+                .expect("map")
+                .slice(0..len as usize)
+                .iter()
+                .all(|&b| b == 0)
+        );
+        use std::os::unix::fs::MetadataExt;
+        assert!(
+            fs::metadata(dir.path().join("f"))
+                .expect("metadata")
+                .blocks()
+                * 512
+                >= len
+        );
+    }
+
+    #[test]
+    fn parts_land_one_behind_the_other_and_show_in_the_map() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = Disk::new(dir.path()).create("f", 8192).expect("created");
+        let map = file.map().expect("map");
+        let parts = &mut [
+            IoSlice::new(b""),
+            IoSlice::new(b"abc"),
+            IoSlice::new(b"defg"),
+        ];
+        file.write_parts_at(4095, parts).expect("written");
+        assert_eq!(map.slice(4094..4103), b"\0abcdefg\0");
+    }
+
+    #[test]
+    fn a_second_lock_names_the_holder() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let disk = Disk::new(dir.path());
+        let lock = disk.lock("LOCK").expect("free");
+        match disk.lock("LOCK") {
+            Err(LockError::Held(pid)) => assert_eq!(pid, Some(std::process::id())),
+            other => panic!("locked twice: {other:?}"),
+        }
+        drop(lock);
+        disk.lock("LOCK").expect("free again");
+    }
+}

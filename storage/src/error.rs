@@ -1,0 +1,187 @@
+//! What can go wrong with a log on disk, with the facts an operator needs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fmt, io};
+
+/// An error of the storage. It is `Clone`, because a log that failed once gives the same answer to
+/// every later call.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// The system refused or failed an operation. A failed write or flush is final for this process:
+    /// what the file holds is not known until it is opened again.
+    Io {
+        /// What was being done.
+        op: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Where in the file, in bytes, when it has a place.
+        offset: Option<u64>,
+        /// The system's answer.
+        source: Arc<io::Error>,
+    },
+    /// Another process (or another log in this one) has the directory open.
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// The process id which the lock file names, when it could be read.
+        holder: Option<u32>,
+    },
+    /// The files belong to another cluster, group or node.
+    Foreign {
+        /// The file that says so.
+        path: PathBuf,
+        /// Which name differs.
+        what: &'static str,
+        /// What the file says.
+        found: u64,
+        /// What was asked for.
+        expected: u64,
+    },
+    /// A file of a format version which this build does not read.
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The version this build reads.
+        supported: u32,
+    },
+    /// Something that had been made durable is damaged or missing. Nothing was changed; this node
+    /// must be repaired from its peers.
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// The first index which is bad, when it is about a record.
+        index: Option<u64>,
+        /// What was found.
+        detail: String,
+    },
+    /// Options which do not fit together.
+    Config(String),
+}
+
+impl StorageError {
+    pub(crate) fn io(op: &'static str, path: &Path, source: io::Error) -> StorageError {
+        StorageError::Io {
+            op,
+            path: path.into(),
+            offset: None,
+            source: Arc::new(source),
+        }
+    }
+
+    pub(crate) fn corrupt(path: &Path, offset: u64, detail: impl Into<String>) -> StorageError {
+        StorageError::Corrupt {
+            path: path.into(),
+            offset,
+            index: None,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// Says what was being done when an operation of the system failed.
+pub(crate) trait Doing<T> {
+    /// `op` on the file or directory `path`.
+    fn doing(self, op: &'static str, path: &Path) -> Result<T, StorageError>;
+    /// `op` at `offset` of the file `path`.
+    fn doing_at(self, op: &'static str, path: &Path, offset: u64) -> Result<T, StorageError>;
+}
+
+impl<T> Doing<T> for io::Result<T> {
+    fn doing(self, op: &'static str, path: &Path) -> Result<T, StorageError> {
+        self.map_err(|e| StorageError::io(op, path, e))
+    }
+
+    fn doing_at(self, op: &'static str, path: &Path, at: u64) -> Result<T, StorageError> {
+        self.map_err(|e| StorageError::Io {
+            op,
+            path: path.into(),
+            offset: Some(at),
+            source: Arc::new(e),
+        })
+    }
+}
+
+impl fmt::Display for StorageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StorageError::Io {
+                op,
+                path,
+                offset,
+                source,
+            } => {
+                write!(f, "cannot {op} {}", path.display())?;
+                if let Some(offset) = offset {
+                    write!(f, " at offset {offset}")?;
+                }
+                write!(f, ": {source}")?;
+                if source.kind() == io::ErrorKind::StorageFull {
+                    write!(f, " (free some space and start again)")?;
+                }
+                Ok(())
+            }
+            StorageError::Locked { path, holder } => {
+                write!(
+                    f,
+                    "directory {} is in use by another process",
+                    path.display()
+                )?;
+                match holder {
+                    Some(pid) => write!(f, " (pid {pid})"),
+                    None => Ok(()),
+                }
+            }
+            StorageError::Foreign {
+                path,
+                what,
+                found,
+                expected,
+            } => write!(
+                f,
+                "{} belongs to {what} {found:#x}, this node was started for {what} {expected:#x}; \
+                 is the directory the right one?",
+                path.display()
+            ),
+            StorageError::Version {
+                path,
+                found,
+                supported,
+            } => write!(
+                f,
+                "{} has format version {found}, this build reads version {supported}",
+                path.display()
+            ),
+            StorageError::Corrupt {
+                path,
+                offset,
+                index,
+                detail,
+            } => {
+                write!(f, "{} is damaged at offset {offset}", path.display())?;
+                if let Some(index) = index {
+                    write!(f, ", index {index}")?;
+                }
+                write!(
+                    f,
+                    ": {detail}; nothing was changed, repair this node from its peers"
+                )
+            }
+            StorageError::Config(detail) => write!(f, "storage options: {detail}"),
+        }
+    }
+}
+
+impl std::error::Error for StorageError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            StorageError::Io { source, .. } => Some(&**source),
+            _ => None,
+        }
+    }
+}

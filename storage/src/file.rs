@@ -1,0 +1,219 @@
+//! The door to the medium: directories, files, maps and flushes, as the log needs them.
+//!
+//! Three ways stand behind it: real files flushed through io_uring, real files flushed by a thread
+//! (both in [`crate::disk`]), and a memory that forgets and tears like a disk ([`crate::memory`]).
+//!
+//! What the log relies on:
+//! - a write is visible to maps of the file when the call returns, and durable after a flush that
+//!   began later;
+//! - a 512-byte sector is written as a whole or not at all;
+//! - a name (create, rename, remove) is durable after `sync_dir`.
+
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::memory::Bytes;
+
+/// A directory which holds one log. Names are relative to it and use `/`.
+pub trait Dir: Clone + Send + Sync + 'static {
+    /// Its files.
+    type File: File;
+    /// What makes files durable without waiting.
+    type Flusher: Flusher<File = Self::File>;
+    /// Keeps every other process out until dropped.
+    type Lock: Send;
+
+    /// The path of `name`, for messages.
+    fn path(&self, name: &str) -> PathBuf;
+
+    /// Makes the folder `name` (`""` for the directory itself) and its parents, when missing.
+    fn create_folder(&self, name: &str) -> io::Result<()>;
+
+    /// Makes `name`, replacing what had this name: `len` bytes, all allocated and written with zeros,
+    /// so that a later write inside it cannot run out of space.
+    fn create(&self, name: &str, len: u64) -> io::Result<Self::File>;
+
+    /// Opens `name` for reading and writing.
+    fn open(&self, name: &str) -> io::Result<Self::File>;
+
+    /// Gives `from` the name `to`, replacing what had it.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes the name. Maps and open files of it stay usable.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// The names in `folder`, without the folder, in no particular order. No such folder: no names.
+    fn list(&self, folder: &str) -> io::Result<Vec<String>>;
+
+    /// Makes the names in `folder` durable.
+    fn sync_dir(&self, folder: &str) -> io::Result<()>;
+
+    /// Takes the lock `name`, or says who has it (`Err(Ok(pid))`, the pid when known).
+    fn lock(&self, name: &str) -> Result<Self::Lock, LockError>;
+
+    /// Starts what flushes the files of this directory.
+    fn flusher(&self, options: &FlushOptions) -> io::Result<Self::Flusher>;
+
+    /// A random number: names a new directory for good.
+    fn random(&self) -> u64;
+
+    /// Whether segments are prepared ahead by a thread; `false` keeps everything on the caller's
+    /// thread, in an order that only depends on the calls.
+    const BACKGROUND: bool;
+}
+
+/// Why a lock was not taken.
+#[derive(Debug)]
+pub enum LockError {
+    /// Somebody has it; the process id, when the lock file shows one.
+    Held(Option<u32>),
+    /// The lock file could not be opened or locked.
+    Io(io::Error),
+}
+
+/// A file of fixed length. Clones are handles to the same open file.
+pub trait File: Clone + Send + Sync + 'static {
+    /// Where it was opened, for messages.
+    fn path(&self) -> &Path;
+
+    /// Its length in bytes.
+    fn length(&self) -> io::Result<u64>;
+
+    /// Writes all of `parts`, one behind the other, from `offset` on: one system call where the
+    /// system has one for it.
+    fn write_parts_at(&self, offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()>;
+
+    /// Writes all of `bytes` at `offset`.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_parts_at(offset, &mut [IoSlice::new(bytes)])
+    }
+
+    /// Fills `out` from `offset` on; an error when the file ends before.
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+
+    /// Makes all written so far durable, and waits for it. Not for the way of an entry.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Maps the whole file for reading.
+    fn map(&self) -> io::Result<Map>;
+}
+
+/// Makes files durable while the caller goes on. One flush at a time.
+pub trait Flusher: Send {
+    /// The files it flushes.
+    type File: File;
+
+    /// Begins to make durable what was written to `files` so far. Takes the files out of the vector
+    /// and leaves its capacity. Must not be called while a flush runs.
+    fn start(&mut self, files: &mut Vec<Self::File>) -> io::Result<()>;
+
+    /// `None` while the flush runs, then its outcome, once. `wait` blocks until there is one.
+    fn poll(&mut self, wait: bool) -> Option<Result<(), FlushError>>;
+
+    /// A file descriptor that becomes readable when a flush is over, for the caller's epoll.
+    /// [`Flusher::poll`] resets it.
+    fn completion_fd(&self) -> Option<RawFd> {
+        None
+    }
+
+    /// Which way runs, for the start line.
+    fn way(&self) -> &'static str;
+}
+
+/// A flush that failed.
+#[derive(Debug)]
+pub struct FlushError {
+    /// The file.
+    pub path: PathBuf,
+    /// The system's answer.
+    pub source: io::Error,
+}
+
+/// How to flush.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FlushWay {
+    /// io_uring when the kernel allows it, else the thread. The environment variable
+    /// `RINGRAFT_FLUSH` (`uring` or `thread`) decides when it is set.
+    #[default]
+    Auto,
+    /// io_uring, or an error at open.
+    Uring,
+    /// A thread that calls fdatasync.
+    Thread,
+}
+
+/// Called on the flush thread when a flush is over.
+pub type OnComplete = Arc<dyn Fn() + Send + Sync>;
+
+/// What [`Dir::flusher`] needs to know.
+#[derive(Clone, Default)]
+pub struct FlushOptions {
+    /// Which way.
+    pub way: FlushWay,
+    /// `false`: a flush is over at once and promises nothing.
+    pub sync: bool,
+    /// Wakes the caller when the way has a thread of its own; ways that have none offer
+    /// [`Flusher::completion_fd`] instead.
+    pub on_complete: Option<OnComplete>,
+}
+
+impl std::fmt::Debug for FlushOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FlushOptions")
+            .field("way", &self.way)
+            .field("sync", &self.sync)
+            .field("on_complete", &self.on_complete.is_some())
+            .finish()
+    }
+}
+
+/// A file seen as memory, for reading. Clones share the mapping.
+///
+/// The file may be written while it is mapped: the log reads only ranges that it has published as
+/// written, and writes a published range again only when the records there were truncated. Whoever
+/// holds on to truncated records may see other bytes there; the checksum of the record tells.
+#[derive(Clone, Debug)]
+pub struct Map(MapKind);
+
+#[derive(Clone, Debug)]
+enum MapKind {
+    File(Arc<memmap2::Mmap>),
+    Memory(Arc<Bytes>),
+}
+
+impl Map {
+    pub(crate) fn file(map: memmap2::Mmap) -> Map {
+        Map(MapKind::File(Arc::new(map)))
+    }
+
+    pub(crate) fn memory(bytes: Arc<Bytes>) -> Map {
+        Map(MapKind::Memory(bytes))
+    }
+
+    /// Bytes in the map.
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            MapKind::File(map) => map.len(),
+            MapKind::Memory(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether the file was empty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of `range`.
+    ///
+    /// # Panics
+    /// When the range ends behind the map.
+    pub fn slice(&self, range: Range<usize>) -> &[u8] {
+        match &self.0 {
+            MapKind::File(map) => &map[range],
+            MapKind::Memory(bytes) => bytes.slice(range),
+        }
+    }
+}

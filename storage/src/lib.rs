@@ -1,0 +1,87 @@
+//! The log of ringraft on disk: records, segments, files. It knows indexes and terms as numbers, and
+//! nothing of roles.
+//!
+//! ```text
+//!  append ─▶ Log ── one write per batch ──▶ segment files ──▶ start_flush … poll_flush ─▶ durable()
+//!             │                                  │ mapped
+//!             └── published: written() ─────▶ Reader ─▶ Slice, from any thread
+//! ```
+//!
+//! - [`record`]: the one encoding of an entry.
+//! - [`Log`]: append, truncate, save the vote, flush, purge; [`Reader`]: read while it grows.
+//! - [`recover`]: what a stop can leave behind, and what is done about it.
+//! - [`mod@file`]: the door to the medium, with [`disk`] and [`memory`] behind it.
+//! - [`probe`]: what the disk itself costs.
+//!
+//! The files are described byte by byte in `docs/file_format.md`.
+//!
+//! ```
+//! use storage::record::{self, Header};
+//! use storage::{Disk, Log, Options};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let tmp = tempfile::tempdir()?;
+//! # let path = tmp.path();
+//! let mut options = Options::default();
+//! options.segment_bytes = 1 << 20;
+//! options.max_record_bytes = 64 << 10;
+//! let (mut log, recovered) = Log::open(Disk::new(path), options, 0xC1, 0, 1)?;
+//! assert_eq!(recovered.last_index, 0);
+//!
+//! let header = Header { index: 1, term: 1, time_us: 0, origin: 1, token: 1, kind: 1 };
+//! let mut batch = Vec::new();
+//! record::encode_into(&mut batch, &header, b"hello");
+//! log.append(&batch, 1, 1)?;
+//!
+//! let slice = log.reader().slice(1, 1, 4096).expect("readable before it is durable");
+//! assert_eq!(slice.as_ref(), batch);
+//!
+//! log.start_flush()?;
+//! log.wait_flush()?;
+//! assert_eq!(log.durable(), 1);
+//! log.close()?;
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod disk;
+mod error;
+pub mod file;
+mod flight;
+mod flush;
+mod identity;
+mod log;
+mod mark;
+pub mod memory;
+mod meta;
+mod open;
+mod options;
+mod prepare;
+pub mod probe;
+mod reader;
+pub mod record;
+pub mod recover;
+mod repair;
+mod segment;
+mod stats;
+mod truncate;
+#[cfg(all(target_os = "linux", feature = "io-uring"))]
+mod uring;
+
+#[cfg(test)]
+mod tests;
+
+pub use disk::Disk;
+pub use error::StorageError;
+pub use file::{Dir, FlushWay, OnComplete};
+pub use flight::FlushState;
+pub use flush::DiskFlusher;
+pub use identity::Identity;
+pub use log::{Log, Recovered};
+pub use memory::Memory;
+pub use meta::Vote;
+pub use options::Options;
+pub use probe::flush_floor;
+pub use reader::{Reader, Slice};
+pub use recover::Decision;
+pub use stats::FlushStats;

@@ -1,0 +1,704 @@
+//! A directory in memory that behaves like a disk: it forgets what was not flushed.
+//!
+//! Each file has a live image (what reads, writes and maps see) and a durable one (what a power cut
+//! leaves). Between the two, every 512-byte sector that was written and not flushed may survive or
+//! not, in any combination; so may the last names that no `sync_dir` covered, as a journal keeps
+//! them: a prefix.
+//!
+//! [`Memory::power_cut`] takes a picture of what may be left and changes nothing, so that one run
+//! can be cut at many points. [`Memory::fail_at`] makes the n-th operation fail.
+
+use std::cell::UnsafeCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::file::{Dir, File, FlushError, FlushOptions, Flusher, LockError, Map};
+
+/// What a disk writes as a whole or not at all, in bytes.
+const SECTOR: usize = 512;
+
+/// A directory in memory. Clones are the same directory.
+#[derive(Clone, Debug)]
+pub struct Memory(Arc<Mutex<World>>);
+
+/// How an operation fails, see [`Memory::fail_at`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The device answers EIO. A failed flush loses what it should have written, as on Linux.
+    Io,
+    /// No space left: ENOSPC.
+    Full,
+    /// The power fails: this operation and every later one fails and changes nothing.
+    PowerOff,
+}
+
+/// What a power cut does to that which was not flushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// All of it is lost.
+    All,
+    /// None of it: as when only the process dies.
+    Nothing,
+    /// Sector by sector and name by name, by chance from this seed.
+    Random(u64),
+}
+
+/// Operations so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Write calls, whatever their number of parts.
+    pub writes: u64,
+    /// Flushes started, whatever their number of files.
+    pub flushes: u64,
+    /// Waiting syncs of files and directories.
+    pub syncs: u64,
+}
+
+#[derive(Debug, Default)]
+struct World {
+    live: BTreeMap<String, Arc<Mutex<Node>>>,
+    durable: BTreeMap<String, Arc<Mutex<Node>>>,
+    /// Changes of `live` which `durable` has not seen, oldest first.
+    unsynced: Vec<NameOp>,
+    locks: BTreeSet<String>,
+    faults: BTreeMap<u64, Fault>,
+    power_off: bool,
+    /// Operations so far.
+    step: u64,
+    counts: Counts,
+    hold_flushes: bool,
+    /// The most bytes all files may have together.
+    capacity: Option<u64>,
+    random: u64,
+}
+
+#[derive(Clone, Debug)]
+enum NameOp {
+    Set(String, Arc<Mutex<Node>>),
+    Rename(String, String),
+    Remove(String),
+}
+
+impl NameOp {
+    fn name(&self) -> &str {
+        match self {
+            NameOp::Set(name, _) | NameOp::Rename(_, name) | NameOp::Remove(name) => name,
+        }
+    }
+
+    fn apply(&self, names: &mut BTreeMap<String, Arc<Mutex<Node>>>) {
+        match self {
+            NameOp::Set(name, node) => drop(names.insert(name.clone(), node.clone())),
+            NameOp::Rename(from, to) => {
+                if let Some(node) = names.remove(from) {
+                    names.insert(to.clone(), node);
+                }
+            }
+            NameOp::Remove(name) => drop(names.remove(name)),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Node {
+    live: Arc<Bytes>,
+    durable: Vec<u8>,
+    /// Sectors which differ, or may, since the last flush began.
+    dirty: BTreeSet<usize>,
+    /// Sectors of a running flush, as they were when it began.
+    flying: BTreeMap<usize, Vec<u8>>,
+}
+
+impl Node {
+    fn sector(&self, sector: usize) -> Range<usize> {
+        sector * SECTOR..self.durable.len().min((sector + 1) * SECTOR)
+    }
+
+    fn take_off(&mut self) {
+        for sector in std::mem::take(&mut self.dirty) {
+            let bytes = self.live.slice(self.sector(sector)).to_vec();
+            self.flying.insert(sector, bytes);
+        }
+    }
+
+    fn land(&mut self) {
+        for (sector, bytes) in std::mem::take(&mut self.flying) {
+            let range = self.sector(sector);
+            self.durable[range].copy_from_slice(&bytes);
+        }
+    }
+
+    /// What the medium may hold after a power cut now.
+    fn survivor(&self, loss: Loss, random: &mut u64) -> Node {
+        let mut image = self.durable.clone();
+        for (&sector, bytes) in &self.flying {
+            if loss == Loss::Nothing || (loss != Loss::All && coin(random)) {
+                image[self.sector(sector)].copy_from_slice(bytes);
+            }
+        }
+        for &sector in &self.dirty {
+            if loss == Loss::Nothing || (loss != Loss::All && coin(random)) {
+                image[self.sector(sector)].copy_from_slice(self.live.slice(self.sector(sector)));
+            }
+        }
+        let live = Arc::new(Bytes::new(image.len()));
+        live.write(0, &image);
+        Node {
+            live,
+            durable: image,
+            dirty: BTreeSet::new(),
+            flying: BTreeMap::new(),
+        }
+    }
+}
+
+/// splitmix64: the next of a sequence of numbers which the seed decides.
+fn next(random: &mut u64) -> u64 {
+    *random = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let z = (*random ^ (*random >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+fn coin(random: &mut u64) -> bool {
+    next(random) & 1 == 1
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl World {
+    /// Counts an operation, and fails it when its turn has come.
+    fn step(&mut self) -> io::Result<()> {
+        let fault = self.faults.remove(&self.step);
+        self.step += 1;
+        self.power_off |= fault == Some(Fault::PowerOff);
+        match fault {
+            _ if self.power_off => Err(io::Error::other("the power is off")),
+            Some(Fault::Full) => Err(io::ErrorKind::StorageFull.into()),
+            Some(_) => Err(io::Error::from_raw_os_error(5)),
+            None => Ok(()),
+        }
+    }
+
+    fn name_op(&mut self, op: NameOp) {
+        op.apply(&mut self.live);
+        self.unsynced.push(op);
+    }
+
+    fn node(&self, name: &str) -> io::Result<Arc<Mutex<Node>>> {
+        self.live
+            .get(name)
+            .cloned()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Memory {
+    /// An empty directory; `seed` decides what [`Dir::random`] gives.
+    pub fn new(seed: u64) -> Memory {
+        Memory(Arc::new(Mutex::new(World {
+            random: seed,
+            ..World::default()
+        })))
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        locked(&self.0)
+    }
+
+    /// What a power cut now would leave: another directory, in which nothing is open or locked.
+    /// This one goes on as if nothing had happened.
+    pub fn power_cut(&self, loss: Loss) -> Memory {
+        let mut world = self.world();
+        let mut random = match loss {
+            Loss::Random(seed) => seed,
+            _ => 0,
+        };
+        let mut names = world.durable.clone();
+        let kept = match loss {
+            Loss::All => 0,
+            Loss::Nothing => world.unsynced.len(),
+            Loss::Random(_) => next(&mut random) as usize % (world.unsynced.len() + 1),
+        };
+        world.unsynced[..kept]
+            .iter()
+            .for_each(|op| op.apply(&mut names));
+        for node in names.values_mut() {
+            let survivor = locked(node).survivor(loss, &mut random);
+            *node = Arc::new(Mutex::new(survivor));
+        }
+        Memory(Arc::new(Mutex::new(World {
+            live: names.clone(),
+            durable: names,
+            capacity: world.capacity,
+            random: next(&mut world.random),
+            ..World::default()
+        })))
+    }
+
+    /// Lets the operation `step` fail: they are numbered as in [`Memory::steps`], and one that changes
+    /// or flushes something counts.
+    pub fn fail_at(&self, step: u64, fault: Fault) {
+        self.world().faults.insert(step, fault);
+    }
+
+    /// Operations so far: the number of the next one.
+    pub fn steps(&self) -> u64 {
+        self.world().step
+    }
+
+    /// What was done so far.
+    pub fn counts(&self) -> Counts {
+        self.world().counts
+    }
+
+    /// While `hold`, flushes do not end unless somebody waits for them.
+    pub fn hold_flushes(&self, hold: bool) {
+        self.world().hold_flushes = hold;
+    }
+
+    /// Limits the bytes of all files together; creating more fails with ENOSPC.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.world().capacity = bytes;
+    }
+
+    /// Changes the bytes of a file behind everybody's back, live and durable: bit rot.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn damage(&self, name: &str, change: impl FnOnce(&mut [u8])) -> io::Result<()> {
+        let node = self.world().node(name)?;
+        let mut node = locked(&node);
+        let mut bytes = node.live.slice(0..node.live.len()).to_vec();
+        change(&mut bytes);
+        node.live.write(0, &bytes);
+        node.durable = bytes;
+        Ok(())
+    }
+}
+
+impl Dir for Memory {
+    type File = MemoryFile;
+    type Flusher = MemoryFlusher;
+    type Lock = MemoryLock;
+
+    fn path(&self, name: &str) -> PathBuf {
+        Path::new("memory:").join(name)
+    }
+
+    fn create_folder(&self, _name: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn create(&self, name: &str, len: u64) -> io::Result<MemoryFile> {
+        let mut world = self.world();
+        world.step()?;
+        let used: u64 = world
+            .live
+            .values()
+            .map(|node| locked(node).durable.len() as u64)
+            .sum();
+        if world.capacity.is_some_and(|most| used + len > most) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let len = len as usize;
+        let node = Arc::new(Mutex::new(Node {
+            live: Arc::new(Bytes::new(len)),
+            durable: vec![0; len],
+            dirty: BTreeSet::new(),
+            flying: BTreeMap::new(),
+        }));
+        world.name_op(NameOp::Set(name.into(), node.clone()));
+        Ok(MemoryFile {
+            world: self.0.clone(),
+            node,
+            path: self.path(name).into(),
+        })
+    }
+
+    fn open(&self, name: &str) -> io::Result<MemoryFile> {
+        let node = self.world().node(name)?;
+        Ok(MemoryFile {
+            world: self.0.clone(),
+            node,
+            path: self.path(name).into(),
+        })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut world = self.world();
+        world.step()?;
+        world.node(from)?;
+        world.name_op(NameOp::Rename(from.into(), to.into()));
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut world = self.world();
+        world.step()?;
+        world.node(name)?;
+        world.name_op(NameOp::Remove(name.into()));
+        Ok(())
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        let world = self.world();
+        let names = world.live.keys().map(|name| split(name));
+        Ok(names
+            .filter(|(of, _)| *of == folder)
+            .map(|(_, name)| name.into())
+            .collect())
+    }
+
+    fn sync_dir(&self, folder: &str) -> io::Result<()> {
+        let mut world = self.world();
+        world.step()?;
+        world.counts.syncs += 1;
+        let ops = std::mem::take(&mut world.unsynced);
+        for op in ops {
+            if split(op.name()).0 == folder {
+                op.apply(&mut world.durable);
+            } else {
+                world.unsynced.push(op);
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self, name: &str) -> Result<MemoryLock, LockError> {
+        if !self.world().locks.insert(name.into()) {
+            return Err(LockError::Held(None));
+        }
+        Ok(MemoryLock {
+            dir: self.clone(),
+            name: name.into(),
+        })
+    }
+
+    fn flusher(&self, options: &FlushOptions) -> io::Result<MemoryFlusher> {
+        Ok(MemoryFlusher {
+            world: self.0.clone(),
+            files: Vec::new(),
+            sync: options.sync,
+            running: false,
+            failed: None,
+        })
+    }
+
+    fn random(&self) -> u64 {
+        next(&mut self.world().random)
+    }
+
+    const BACKGROUND: bool = false;
+}
+
+fn split(name: &str) -> (&str, &str) {
+    name.rsplit_once('/').unwrap_or(("", name))
+}
+
+/// A lock of a [`Memory`], held while it lives.
+#[derive(Debug)]
+pub struct MemoryLock {
+    dir: Memory,
+    name: String,
+}
+
+impl Drop for MemoryLock {
+    fn drop(&mut self) {
+        self.dir.world().locks.remove(&self.name);
+    }
+}
+
+/// An open file of a [`Memory`].
+#[derive(Clone, Debug)]
+pub struct MemoryFile {
+    world: Arc<Mutex<World>>,
+    node: Arc<Mutex<Node>>,
+    path: Arc<Path>,
+}
+
+impl File for MemoryFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(locked(&self.node).durable.len() as u64)
+    }
+
+    fn write_parts_at(&self, offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let mut world = locked(&self.world);
+        world.step()?;
+        world.counts.writes += 1;
+        let mut node = locked(&self.node);
+        let mut at = offset as usize;
+        for part in parts.iter().filter(|part| !part.is_empty()) {
+            let end = at + part.len();
+            assert!(
+                end <= node.live.len(),
+                "a write ends at {end}, the file at {}",
+                node.live.len()
+            );
+            node.live.write(at, part);
+            node.dirty.extend(at / SECTOR..=(end - 1) / SECTOR);
+            at = end;
+        }
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let (node, at) = (locked(&self.node), offset as usize);
+        if at + out.len() > node.live.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        out.copy_from_slice(node.live.slice(at..at + out.len()));
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut world = locked(&self.world);
+        let outcome = world.step();
+        world.counts.syncs += 1;
+        let mut node = locked(&self.node);
+        if outcome.is_ok() {
+            node.take_off();
+            node.land();
+        } else if !world.power_off {
+            node.dirty.clear();
+        }
+        outcome
+    }
+
+    fn map(&self) -> io::Result<Map> {
+        Ok(Map::memory(locked(&self.node).live.clone()))
+    }
+}
+
+/// Flushes of a [`Memory`]: over at the next poll, or when told so.
+#[derive(Debug)]
+pub struct MemoryFlusher {
+    world: Arc<Mutex<World>>,
+    files: Vec<MemoryFile>,
+    sync: bool,
+    running: bool,
+    failed: Option<FlushError>,
+}
+
+impl Flusher for MemoryFlusher {
+    type File = MemoryFile;
+
+    fn start(&mut self, files: &mut Vec<MemoryFile>) -> io::Result<()> {
+        assert!(!self.running, "a flush was started while one runs");
+        self.running = true;
+        std::mem::swap(&mut self.files, files);
+        if !self.sync {
+            self.files.clear();
+            return Ok(());
+        }
+        let mut world = locked(&self.world);
+        world.counts.flushes += 1;
+        for file in &self.files {
+            let mut node = locked(&file.node);
+            match world.step() {
+                Ok(()) => node.take_off(),
+                Err(source) => {
+                    if !world.power_off {
+                        node.dirty.clear();
+                    }
+                    self.failed = Some(FlushError {
+                        path: file.path.to_path_buf(),
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, wait: bool) -> Option<Result<(), FlushError>> {
+        let world = locked(&self.world);
+        if !self.running || (world.hold_flushes && !wait) {
+            return None;
+        }
+        self.running = false;
+        for file in self.files.drain(..) {
+            if !world.power_off {
+                locked(&file.node).land();
+            }
+        }
+        Some(match self.failed.take() {
+            Some(failed) => Err(failed),
+            None if world.power_off && self.sync => Err(FlushError {
+                path: PathBuf::from("memory:"),
+                source: io::Error::other("the power is off"),
+            }),
+            None => Ok(()),
+        })
+    }
+
+    fn way(&self) -> &'static str {
+        if self.sync { "memory" } else { "none" }
+    }
+}
+
+/// Bytes that may be written while other ranges of them are read: what a shared map of a file is.
+pub(crate) struct Bytes(Box<[UnsafeCell<u8>]>);
+
+// SAFETY: all access is through `slice` and `write`, whose callers keep to the contract of
+// `file::Map`: a range is read only after it was published as written, which orders the write before
+// the read, and it is written again only when its records were truncated.
+unsafe impl Sync for Bytes {}
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Bytes({})", self.len())
+    }
+}
+
+impl Bytes {
+    fn new(len: usize) -> Bytes {
+        let zeros = Box::into_raw(vec![0_u8; len].into_boxed_slice());
+        // SAFETY: the pointer comes from a box of just now, and `UnsafeCell<u8>` has the layout of `u8`.
+        Bytes(unsafe { Box::from_raw(zeros as *mut [UnsafeCell<u8>]) })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn slice(&self, range: Range<usize>) -> &[u8] {
+        let cells = &self.0[range];
+        // SAFETY: the cells are one initialized allocation that lives as long as `self`, and
+        // `UnsafeCell<u8>` has the layout of `u8`. That nobody writes this range meanwhile is the
+        // promise of the `Sync` note above.
+        unsafe { std::slice::from_raw_parts(cells.as_ptr().cast::<u8>(), cells.len()) }
+    }
+
+    fn write(&self, at: usize, bytes: &[u8]) {
+        let cells = &self.0[at..at + bytes.len()];
+        // SAFETY: the range is in bounds, and `bytes` is no part of it since nobody holds a slice of a
+        // range that is being written (the `Sync` note above). Writers are serialized by the mutex of
+        // the node.
+        unsafe {
+            let to = UnsafeCell::raw_get(cells.as_ptr()).cast::<u8>();
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(memory: &Memory, name: &str) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; 1024];
+        memory
+            .open(name)
+            .ok()?
+            .read_at(0, &mut bytes)
+            .expect("1024 bytes are there");
+        Some(bytes)
+    }
+
+    #[test]
+    fn what_was_not_flushed_is_lost_sector_by_sector() {
+        let memory = Memory::new(1);
+        let file = memory.create("f", 1024).expect("created");
+        memory.sync_dir("").expect("synced");
+        file.write_at(0, &[1; 1024]).expect("written");
+        file.sync().expect("synced");
+        file.write_at(0, &[2; 1024]).expect("written");
+        let mut seen = BTreeSet::new();
+        for seed in 0..64 {
+            let left = content(&memory.power_cut(Loss::Random(seed)), "f").expect("it is there");
+            assert!(
+                left.chunks(SECTOR)
+                    .all(|sector| sector.iter().all(|b| b == &sector[0]))
+            );
+            seen.insert((left[0], left[SECTOR]));
+        }
+        assert_eq!(Vec::from_iter(seen), [(1, 1), (1, 2), (2, 1), (2, 2)]);
+        assert_eq!(
+            content(&memory.power_cut(Loss::All), "f"),
+            Some(vec![1; 1024])
+        );
+        assert_eq!(
+            content(&memory.power_cut(Loss::Nothing), "f"),
+            Some(vec![2; 1024])
+        );
+    }
+
+    #[test]
+    fn a_name_is_durable_after_the_sync_of_its_folder() {
+        let memory = Memory::new(1);
+        memory
+            .create("a/f", 1024)
+            .expect("created")
+            .sync()
+            .expect("synced");
+        assert_eq!(content(&memory.power_cut(Loss::All), "a/f"), None);
+        memory.sync_dir("b").expect("synced");
+        assert_eq!(content(&memory.power_cut(Loss::All), "a/f"), None);
+        memory.sync_dir("a").expect("synced");
+        assert!(content(&memory.power_cut(Loss::All), "a/f").is_some());
+        memory.rename("a/f", "a/g").expect("renamed");
+        assert!(content(&memory.power_cut(Loss::All), "a/f").is_some());
+        assert!(content(&memory.power_cut(Loss::Nothing), "a/g").is_some());
+    }
+
+    #[test]
+    fn a_failed_flush_loses_the_data_and_the_next_one_does_not_notice() {
+        let memory = Memory::new(1);
+        let file = memory.create("f", 1024).expect("created");
+        memory.sync_dir("").expect("synced");
+        file.write_at(0, &[1; 1024]).expect("written");
+        memory.fail_at(memory.steps(), Fault::Io);
+        assert!(file.sync().is_err());
+        file.sync().expect("nothing is dirty any more");
+        assert_eq!(
+            content(&memory.power_cut(Loss::Nothing), "f"),
+            Some(vec![0; 1024])
+        );
+    }
+
+    #[test]
+    fn a_held_flush_covers_what_was_written_before_it() {
+        let memory = Memory::new(1);
+        let file = memory.create("f", 1024).expect("created");
+        memory.sync_dir("").expect("synced");
+        let options = FlushOptions {
+            sync: true,
+            ..FlushOptions::default()
+        };
+        let mut flusher = memory.flusher(&options).expect("a flusher");
+        memory.hold_flushes(true);
+        file.write_at(0, &[1; 512]).expect("written");
+        flusher.start(&mut vec![file.clone()]).expect("started");
+        file.write_at(512, &[2; 512]).expect("written");
+        assert!(flusher.poll(false).is_none());
+        assert_eq!(
+            content(&memory.power_cut(Loss::All), "f"),
+            Some(vec![0; 1024])
+        );
+        memory.hold_flushes(false);
+        flusher.poll(false).expect("over").expect("flushed");
+        let left = content(&memory.power_cut(Loss::All), "f").expect("it is there");
+        assert_eq!((left[0], left[512]), (1, 0));
+    }
+
+    #[test]
+    fn a_full_disk_refuses_new_files_only() {
+        let memory = Memory::new(1);
+        memory.set_capacity(Some(2048));
+        let file = memory.create("f", 2048).expect("it fits");
+        let full = memory.create("g", 1).expect_err("full");
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        file.write_at(0, &[1; 2048])
+            .expect("what was allocated can be written");
+    }
+}

@@ -1,0 +1,80 @@
+//! What can be chosen when a log is opened.
+
+use crate::error::StorageError;
+use crate::file::{FlushOptions, FlushWay, OnComplete};
+use crate::mark::MARK_LEN;
+use crate::record::{MAX_PAYLOAD, encoded_len};
+use crate::segment::RECORDS_AT;
+
+/// Options of a log.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// Length of a segment file in bytes, a multiple of 4096. Each is allocated and written with zeros
+    /// before it is used, and space comes free segment by segment. May differ from start to start:
+    /// segments which are there keep their length. Default: 64 MiB. Maximum: 16 GiB.
+    pub segment_bytes: u64,
+    /// The largest payload of a record, in bytes. A record never spans segments, so it must fit into
+    /// one with some room: 8 KiB less than a segment. Default: 4 MiB.
+    pub max_record_bytes: usize,
+    /// `false`: nothing is flushed, a flush is over at once. A process that dies loses nothing; a power
+    /// cut may lose everything since the start, and may leave a log that does not open. Default: true.
+    pub sync: bool,
+    /// How to flush. Default: [`FlushWay::Auto`].
+    pub flush: FlushWay,
+    /// Called on the flush thread when a flush is over. Not called where
+    /// [`crate::Log::completion_fd`] is there instead. Default: none.
+    pub on_complete: Option<OnComplete>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            segment_bytes: 64 << 20,
+            max_record_bytes: 4 << 20,
+            sync: true,
+            flush: FlushWay::Auto,
+            on_complete: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("segment_bytes", &self.segment_bytes)
+            .field("max_record_bytes", &self.max_record_bytes)
+            .field("sync", &self.sync)
+            .field("flush", &self.flush)
+            .field("on_complete", &self.on_complete.is_some())
+            .finish()
+    }
+}
+
+impl Options {
+    pub(crate) fn check(&self) -> Result<(), StorageError> {
+        let (segment, record) = (self.segment_bytes, self.max_record_bytes);
+        if !segment.is_multiple_of(4096) || segment > 16 << 30 {
+            let text = format!("segment_bytes = {segment} must be a multiple of 4096 up to 16 GiB");
+            return Err(StorageError::Config(text));
+        }
+        let room = segment.saturating_sub(RECORDS_AT + MARK_LEN as u64);
+        if record > MAX_PAYLOAD || encoded_len(record) as u64 > room {
+            let text = format!(
+                "max_record_bytes = {record} does not fit: a segment of {segment} bytes has room for \
+                 records of {room} bytes, header included, and the format ends at {MAX_PAYLOAD}"
+            );
+            return Err(StorageError::Config(text));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn flush_options(&self) -> FlushOptions {
+        let on_complete = self.on_complete.clone();
+        FlushOptions {
+            way: self.flush,
+            sync: self.sync,
+            on_complete,
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What a directory holds after a stop of any kind, and what is done about it.
+//!
+//! Looking and deciding are apart from doing (`repair.rs`), so that the rules can be read in one table:
+//! [`decide`]. `docs/file_format.md` gives it with its reasons.
+//!
+//! The one question that matters: the records end at some place. Was what is missing there ever
+//! reported durable? Each mark carries how far the log was durable when it was written. If any mark
+//! at or behind the place says that the missing record had been durable, something that was promised
+//! is damaged: refuse. If none does, it is the torn end of writes that nobody was told of: cut.
+
+use std::fmt;
+
+/// What recovery found in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Found {
+    /// A segment that was still being prepared.
+    Unfinished,
+    /// A file this library does not know.
+    Unknown,
+    /// A segment that was prepared or purged, not in use; it may hold leftovers.
+    Spare,
+    /// A full segment whose records go on in the next.
+    Sealed {
+        /// First index in it.
+        first: u64,
+        /// Last index in it.
+        last: u64,
+    },
+    /// The last segment, ending with a whole mark.
+    Tail {
+        /// First index in it.
+        first: u64,
+        /// Last index in it.
+        last: u64,
+        /// Bytes behind the mark that are not zero: an old life, or writes that were not flushed.
+        leftovers: bool,
+    },
+    /// Records end without the right mark, and nothing says that what is missing was durable.
+    Torn {
+        /// The first index that is missing.
+        index: u64,
+        /// Where it should be, in bytes.
+        offset: u64,
+    },
+    /// Records end, and a mark says that what is missing had been durable.
+    Damaged {
+        /// The first index that is missing.
+        index: u64,
+        /// Where it should be, in bytes.
+        offset: u64,
+        /// How far the log had been durable.
+        flushed: u64,
+    },
+    /// A segment of records that were never durable, behind a torn one.
+    BehindTear,
+    /// A truncation was begun; the records to drop begin in this segment.
+    TruncationBegun {
+        /// The last index to keep.
+        after: u64,
+    },
+    /// A segment that holds nothing but records which a truncation dropped.
+    BehindTruncation,
+    /// One of the two copies of term and vote is bad.
+    MetaSlotTorn,
+}
+
+/// What is done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Left as it is.
+    Keep,
+    /// Bytes behind the end become zero.
+    Erase,
+    /// Cut at its last sound record, durably.
+    Cut,
+    /// The file is removed.
+    Remove,
+    /// The log does not open, and nothing is changed.
+    Refuse,
+}
+
+/// The table.
+pub fn decide(found: &Found) -> Action {
+    match found {
+        Found::Unfinished => Action::Remove,
+        Found::Unknown => Action::Keep,
+        // Its leftovers may be records that were written and never became durable. Should new
+        // records end exactly where one of those begins, it would come back to life.
+        Found::Spare => Action::Remove,
+        Found::Sealed { .. } => Action::Keep,
+        Found::Tail {
+            leftovers: false, ..
+        } => Action::Keep,
+        // The same danger as with a spare.
+        Found::Tail {
+            leftovers: true, ..
+        } => Action::Erase,
+        Found::Torn { .. } => Action::Cut,
+        Found::Damaged { .. } => Action::Refuse,
+        Found::BehindTear | Found::BehindTruncation => Action::Remove,
+        Found::TruncationBegun { .. } => Action::Cut,
+        // The other copy is what was last made durable; this one is written next.
+        Found::MetaSlotTorn => Action::Keep,
+    }
+}
+
+/// A file, what was found in it and what was done. One line when displayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The file, relative to the directory.
+    pub file: String,
+    /// What was found.
+    pub found: Found,
+    /// What was done.
+    pub action: Action,
+}
+
+impl Decision {
+    pub(crate) fn new(file: impl Into<String>, found: Found) -> Decision {
+        let action = decide(&found);
+        Decision {
+            file: file.into(),
+            found,
+            action,
+        }
+    }
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.file)?;
+        match &self.found {
+            Found::Unfinished => write!(f, "preparation was not finished")?,
+            Found::Unknown => write!(f, "not a file of the log")?,
+            Found::Spare => write!(f, "spare segment")?,
+            Found::Sealed { first, last } => write!(f, "full segment, records {first}..={last}")?,
+            Found::Tail {
+                first,
+                last,
+                leftovers,
+            } => {
+                write!(f, "last segment, records {first}..={last}")?;
+                if *leftovers {
+                    write!(f, ", leftovers behind them")?;
+                }
+            }
+            Found::Torn { index, offset } => {
+                write!(
+                    f,
+                    "torn at offset {offset}, record {index}, which was never durable"
+                )?;
+            }
+            Found::Damaged {
+                index,
+                offset,
+                flushed,
+            } => write!(
+                f,
+                "damaged at offset {offset}, record {index}, although durable up to {flushed}"
+            )?,
+            Found::BehindTear => write!(f, "behind a torn segment, never durable")?,
+            Found::TruncationBegun { after } => write!(f, "truncation after {after} was begun")?,
+            Found::BehindTruncation => write!(f, "holds truncated records only")?,
+            Found::MetaSlotTorn => write!(f, "one of its two copies is torn")?,
+        }
+        let done = match self.action {
+            Action::Keep => "kept",
+            Action::Erase => "erased behind the end",
+            Action::Cut => "cut there",
+            Action::Remove => "removed",
+            Action::Refuse => "refused",
+        };
+        write!(f, ": {done}")
+    }
+}
