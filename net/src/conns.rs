@@ -134,6 +134,27 @@ impl Conns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conn::State;
+
+    #[test]
+    fn an_old_key_does_not_find_the_next_connection_with_its_number() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let addr = listener.local_addr().expect("bound");
+        let conn = || {
+            let stream = mio::net::TcpStream::connect(addr).expect("it listens");
+            Conn::new(stream, addr, State::Stranger, std::time::Instant::now())
+        };
+        let mut conns = Conns::default();
+        let first = conns.vacant().expect("room");
+        conns.insert(first, conn());
+        assert!(conns.remove(first).is_some());
+        let second = conns.vacant().expect("room");
+        conns.insert(second, conn());
+        assert_eq!((first.index, conns.len()), (second.index, 1));
+        assert!(conns.get_mut(first).is_none() && conns.remove(first).is_none());
+        assert_ne!(first.token(), second.token());
+        assert_eq!(conns.get_mut(second).expect("still there").serial, 2);
+    }
 
     #[test]
     fn keys_and_tokens_name_each_other() {

@@ -219,10 +219,9 @@ impl fmt::Display for Refusal {
             Self::Incarnation { ours, theirs } => write!(
                 f,
                 "the node comes with incarnation {theirs:#x} but was known with {ours:#x}: its \
-                 directory was wiped or \
-                 replaced, and what it voted and acknowledged is lost. Restore the \
-                 directory, or remove the node from the \
-                 cluster and add it under a new id"
+                 directory was wiped or replaced, and what it voted and acknowledged is lost. \
+                 Restore the directory, or remove the node from the cluster and add it under a \
+                 new id"
             ),
             Self::Other { code } => write!(f, "a reason this version does not know, code {code}"),
         }

@@ -368,3 +368,16 @@ pub(crate) fn find<B>(peers: &mut [Peer<B>], id: u64) -> Option<&mut Peer<B>> {
     let at = peers.binary_search_by_key(&id, |peer| peer.id).ok()?;
     Some(&mut peers[at])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_network_may_move_to_the_thread_that_polls_it_and_its_waker_anywhere() {
+        fn is_send<T: Send>() {}
+        fn is_shared<T: Send + Sync>() {}
+        is_send::<Net<Vec<u8>>>();
+        is_shared::<Waker>();
+    }
+}

@@ -210,7 +210,7 @@ mod tests {
         thread::scope(|scope| {
             let sending = scope.spawn(|| sender.try_send(|slot| *slot = 1));
             assert_eq!(receiver.drain(8, |_| ()), 0);
-            taken.swap_remove(STRIPES / 2);
+            drop(taken.swap_remove(STRIPES / 2));
             sending.join().unwrap().unwrap();
         });
         assert_eq!(receiver.drain(8, |value| assert_eq!(*value, 1)), 1);

@@ -186,10 +186,10 @@ impl<P: Poll> Drop for Batch<'_, P> {
             return;
         }
         if !self.freed {
-            let again = self
-                .poller
-                .take(self.taken as u64)
-                .map(|mut again| (&mut again).len());
+            let again = self.poller.take(self.taken as u64).map(|mut guard| {
+                let slots = &mut guard;
+                slots.len()
+            });
             assert_eq!(
                 again,
                 Ok(self.taken),

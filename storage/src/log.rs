@@ -310,7 +310,9 @@ impl<D: Dir> Log<D> {
     /// The log failed before. A failure here shows when the next segment is needed.
     pub fn purge_before(&mut self, index: u64) -> Result<u64, StorageError> {
         self.check()?;
-        let bound = index.min(self.durable + 1);
+        // The first record of the segment that becomes the front must be durable, for with it is the
+        // header that says "in use". Otherwise a power failure could leave no segment at all.
+        let bound = index.min(self.durable);
         let gone = self
             .segments
             .iter()

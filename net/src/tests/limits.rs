@@ -41,14 +41,22 @@ fn out_of_descriptors() {
     raw.write(&hello_frame(hello(1, 3)));
     let fillers: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
     world.until("it cannot accept", |w| w.node(2).net.accept_after.is_some());
+    world.frozen = true;
+    let again = world.node(2).net.accept_after;
     let net = &world.node(2).net;
     assert!(!net.acceptable, "it does not try again and again");
     let pause = net.next_timer().expect("it tries again") - net.now;
     assert!(pause <= Duration::from_millis(100), "{pause:?}");
     world.node(1).small(2, 1).expect("up");
     world.until("frames still arrive", |w| w.node(2).kinds_from(1) == [1]);
+    assert_eq!(
+        world.node(2).net.accept_after,
+        again,
+        "it has not tried again"
+    );
     world.pass(Duration::from_millis(300));
-    assert_eq!(raw.next(), None, "it waits");
+    assert_ne!(world.node(2).net.accept_after, again, "it has tried again");
+    assert_eq!(raw.next(), None, "in vain");
     drop(fillers);
     world.pass(Duration::from_millis(150));
     assert_eq!(raw.until_next(&mut world).0, REFUSE.kind, "it is heard");

@@ -1,12 +1,12 @@
 //! Peers that are dead, silent or stuck cost the others nothing, and are noticed; what wakes the
 //! poll.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::harness::{Raw, World, frame, hello, hello_frame, listener};
+use super::harness::{Raw, Seen, World, frame, hello, hello_frame, listener};
 use crate::hello::{HELLO, PING};
 use crate::{Config, Handled, Reason, SendError};
 
@@ -15,8 +15,8 @@ fn tiny_buffers(config: &mut Config) {
 }
 
 /// Nodes 1 and 2, and in the place of node 3 a raw socket that has said hello.
-fn with_a_raw_third() -> (World, Raw, std::net::TcpListener) {
-    let mut world = World::of(2, tiny_buffers);
+fn with_a_raw_third(change: fn(&mut Config)) -> (World, Raw, std::net::TcpListener) {
+    let mut world = World::of(2, change);
     let third = listener();
     let mut list = world.addresses();
     list.push((3, third.local_addr().expect("bound")));
@@ -32,7 +32,7 @@ fn with_a_raw_third() -> (World, Raw, std::net::TcpListener) {
 
 #[test]
 fn a_peer_that_never_reads_is_given_up_and_the_others_go_on() {
-    let (mut world, mut raw, _third) = with_a_raw_third();
+    let (mut world, mut raw, _third) = with_a_raw_third(tiny_buffers);
     world.until("the lane to it is full", |w| {
         w.node(1).bulk(3, 1, 1 << 20) == Err(SendError::Full)
     });
@@ -65,7 +65,7 @@ fn a_peer_that_never_reads_is_given_up_and_the_others_go_on() {
 
 #[test]
 fn a_peer_that_falls_silent_is_given_up() {
-    let (mut world, mut raw, _third) = with_a_raw_third();
+    let (mut world, mut raw, _third) = with_a_raw_third(|_| {});
     world.pass(Duration::from_millis(2800));
     assert!(world.node(1).net.connected(3), "not yet");
     raw.write(&frame(PING.kind, &[], &[]));
@@ -91,9 +91,7 @@ fn idle_nodes_stay_connected_by_pings_alone() {
     world.pass(Duration::from_secs(20));
     for node in &world.nodes {
         assert!(
-            node.seen
-                .iter()
-                .all(|seen| matches!(seen, super::harness::Seen::Up(_))),
+            node.seen.iter().all(|seen| matches!(seen, Seen::Up(_))),
             "{:?}",
             node.seen
         );
@@ -145,6 +143,19 @@ fn a_dead_peer_is_dialed_less_and_less_and_costs_the_others_nothing() {
         .next_timer()
         .expect("it will be dialed again");
     assert!(timer <= world.now() + Duration::from_millis(500));
+    // Another address is tried at once, and the pauses begin anew.
+    list[2].1 = listener().local_addr().expect("bound");
+    world.node(1).net.set_peers(&list);
+    let drops = stats.drops;
+    world.frozen = true;
+    world.until("that one is dead as well", |w| {
+        w.node(1).net.stats(3).expect("a peer").drops > drops
+    });
+    world.frozen = false;
+    let pause = world.node(1).net.peers[1].dial_at.expect("again") - world.node(1).net.now;
+    assert!(pause <= Duration::from_millis(10), "{pause:?}");
+    list[2].1 = nobody;
+    world.node(1).net.set_peers(&list);
     world.node(1).small(2, 1).expect("up");
     world.until("node 2 hears", |w| w.node(2).kinds_from(1) == [1]);
     assert_eq!(world.node(1).downs(2), []);
@@ -202,7 +213,7 @@ fn an_address_that_does_not_answer_is_given_up_in_time() {
 
 #[test]
 fn a_reset_in_the_middle_of_a_frame_is_a_down_and_a_new_beginning() {
-    let (mut world, mut raw, third) = with_a_raw_third();
+    let (mut world, mut raw, third) = with_a_raw_third(|_| {});
     raw.write(&frame(1, b"whole", b"body"));
     raw.write(&frame(2, b"torn", &[2; 1000])[..500]);
     world.until("the whole one is there", |w| w.node(1).kinds_from(3) == [1]);
@@ -222,13 +233,146 @@ fn a_reset_in_the_middle_of_a_frame_is_a_down_and_a_new_beginning() {
 
 #[test]
 fn frames_before_the_end_of_a_connection_are_delivered() {
-    let (mut world, mut raw, _third) = with_a_raw_third();
+    let (mut world, mut raw, _third) = with_a_raw_third(|_| {});
     for kind in 0..50 {
         raw.write(&frame(kind, b"last words", &[kind; 100]));
     }
     drop(raw);
     world.until("it is down", |w| w.node(1).downs(3).len() == 1);
     assert_eq!(world.node(1).kinds_from(3), (0..50).collect::<Vec<u8>>());
+}
+
+#[test]
+fn after_short_lives_the_pauses_grow_and_after_a_long_one_they_begin_anew() {
+    let (mut world, mut raw, third) = with_a_raw_third(|_| {});
+    let pause_after = |world: &mut World, raw: Raw, downs: usize| {
+        drop(raw);
+        world.frozen = true;
+        world.until("it is down", |w| w.node(1).downs(3).len() == downs);
+        world.frozen = false;
+        let net = &world.node(1).net;
+        net.peers[1].dial_at.expect("node 1 dials") - net.now
+    };
+    for downs in 1..=6 {
+        let pause = pause_after(&mut world, raw, downs);
+        let doubled = Duration::from_millis(10) * (1 << (downs - 1));
+        assert!(
+            doubled / 2 <= pause && pause <= doubled,
+            "{pause:?} after {downs}"
+        );
+        world.pass(pause);
+        raw = Raw::accept(&third, &mut world);
+        raw.write(&hello_frame(hello(3, 1)));
+        world.until("it is up", |w| w.node(1).net.connected(3));
+    }
+    world.pass(Duration::from_millis(600));
+    let pause = pause_after(&mut world, raw, 7);
+    assert!(
+        pause <= Duration::from_millis(10),
+        "{pause:?} after a long life"
+    );
+}
+
+#[test]
+fn a_flush_that_fails_is_a_down_at_the_next_poll() {
+    let (mut world, raw, _third) = with_a_raw_third(|_| {});
+    socket2::SockRef::from(&raw.stream)
+        .set_linger(Some(Duration::ZERO))
+        .expect("a socket");
+    drop(raw);
+    let node = world.node(1);
+    node.small(3, 1).expect("it is not known yet");
+    node.net.flush();
+    assert!(
+        node.seen.iter().all(|seen| matches!(seen, Seen::Up(_))),
+        "only polls tell"
+    );
+    node.poll(Instant::now(), Duration::from_secs(60));
+    assert_eq!(node.downs(3).len(), 1);
+    assert_eq!(node.small(3, 1), Err(SendError::Down));
+}
+
+#[test]
+fn a_buffer_that_grew_for_long_frames_shrinks_when_none_come_any_more() {
+    let mut world = World::connected(2, |config| config.read_buffer_bytes = 4096);
+    let capacity = |world: &mut World| {
+        let (_, conn) = world.node(2).net.conns.at(0).expect("the connection");
+        conn.inbox.capacity()
+    };
+    assert_eq!(capacity(&mut world), 4096);
+    for count in 1..=4 {
+        world.node(1).bulk(2, 1, 100_000).expect("room");
+        world.until("it is there", |w| w.node(2).frames().count() == count);
+        world.pass(Duration::from_secs(6));
+        assert!(capacity(&mut world) >= 100_000, "still of use");
+    }
+    world.pass(Duration::from_secs(5));
+    assert_eq!(capacity(&mut world), 4096);
+}
+
+#[test]
+fn an_end_that_comes_with_the_last_bytes_is_seen() {
+    let (mut world, mut raw, _third) = with_a_raw_third(|_| {});
+    world.frozen = true;
+    raw.write(&frame(1, b"last words", &[]));
+    raw.stream
+        .shutdown(std::net::Shutdown::Write)
+        .expect("a socket");
+    world.until("it is down", |w| w.node(1).downs(3) == [Reason::Closed]);
+    assert_eq!(world.node(1).kinds_from(3), [1]);
+}
+
+#[test]
+fn a_peer_that_takes_a_little_now_and_then_is_not_given_up() {
+    let (mut world, mut raw, _third) = with_a_raw_third(tiny_buffers);
+    for seconds in 0..10 {
+        world.until("the lane to it is full", |w| {
+            w.node(1).bulk(3, 1, 1 << 20) == Err(SendError::Full)
+        });
+        world.pass(Duration::from_secs(1));
+        raw.write(&frame(PING.kind, &[], &[]));
+        let before = world.node(1).net.stats(3).expect("a peer").bytes_out;
+        world.frozen = true;
+        world.until("a little is taken", |w| {
+            let mut bytes = [0; 4096];
+            let _ = raw.stream.read(&mut bytes);
+            w.node(1).net.stats(3).expect("a peer").bytes_out > before
+        });
+        world.frozen = false;
+        assert!(world.node(1).net.connected(3), "after {seconds} s");
+    }
+}
+
+#[test]
+fn who_sends_needs_no_pings() {
+    let (mut world, mut raw, _third) = with_a_raw_third(|_| {});
+    for _ in 0..20 {
+        world.node(1).small(3, 1).expect("up");
+        world.pass(Duration::from_millis(100));
+    }
+    let mut kinds = Vec::new();
+    world.until("all is there", |_| {
+        kinds.extend(std::iter::from_fn(|| raw.next()).map(|(kind, _)| kind));
+        kinds.len() >= 20
+    });
+    assert_eq!(kinds, [1; 20]);
+}
+
+#[test]
+fn after_a_hold_a_peer_has_time_to_be_heard_again() {
+    let (mut world, mut raw, _third) = with_a_raw_third(|_| {});
+    world.node(1).hold = vec![1];
+    raw.write(&frame(1, b"held", &[]));
+    world.until("it is on hold", |w| {
+        w.node(1).net.stats(3).expect("a peer").holds == 1
+    });
+    world.pass(Duration::from_secs(10));
+    world.node(1).hold.clear();
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.node(1).kinds_from(3), [1]);
+    assert!(world.node(1).net.connected(3));
+    world.pass(Duration::from_millis(1100));
+    assert_eq!(world.node(1).downs(3), [Reason::Silent]);
 }
 
 #[test]

@@ -44,9 +44,11 @@ fn is_refused(hello: Hello, refusal: Refusal) {
             // More than a hello, so that a careless close would reset the connection under the
             // refusal.
             raw.write(&frame(1, b"unread", &[7; 2000]));
+            world.frozen = true;
             let (kind, head) = raw.until_next(world);
             assert_eq!((kind, &head[..]), (REFUSE.kind, &refusal.encode()[..]));
             raw.until_ended(world);
+            world.frozen = false;
         },
     );
 }

@@ -45,6 +45,25 @@ fn what_is_not_durable_is_not_purged() {
 }
 
 #[test]
+fn the_new_front_is_durable_before_the_old_one_goes() {
+    // All of the first segment is durable, nothing of the second is, not even its header.
+    let memory = Memory::new(1);
+    let mut log = open(&memory);
+    log.append_some(11, 1, 1000);
+    log.flush();
+    log.append_some(3, 1, 1000);
+    assert_eq!(log.segments[1].view.base, 12);
+    assert_eq!(log.purge_before(12).expect("nothing"), 1);
+    assert_eq!(open(&memory.power_cut(Loss::All)).contents(), run(1, 11, 1));
+    log.flush();
+    assert_eq!(log.purge_before(12).expect("one"), 12);
+    assert_eq!(
+        open(&memory.power_cut(Loss::All)).contents(),
+        run(12, 14, 1)
+    );
+}
+
+#[test]
 fn purged_segments_are_used_again_and_the_log_stays_small() {
     let memory = Memory::new(1);
     let mut log = open(&memory);

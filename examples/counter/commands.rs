@@ -1,0 +1,375 @@
+//! The commands: what each takes, and what becomes of it. Error texts are Redis's own.
+
+use ringraft::Node;
+
+use crate::info;
+use crate::machine::{Answer, Command, MAX_KEY_BYTES, values};
+use crate::resp::{Writer, number};
+
+const NOT_A_NUMBER: &str = "ERR value is not an integer or out of range";
+
+/// What is to be done with a request.
+#[derive(Debug)]
+pub enum Action {
+    /// The reply is written.
+    Replied,
+    /// The reply is written, and then the connection ends.
+    Close,
+    /// The encoded command goes to the leader's log.
+    Write,
+    /// The encoded query is answered by a linearizable read.
+    Read,
+}
+
+/// What a connection has said of itself.
+#[derive(Debug, Default)]
+pub struct Client {
+    pub id: u64,
+    pub resp3: bool,
+    pub name: Vec<u8>,
+}
+
+/// What commands can look at.
+#[derive(Debug)]
+pub struct Context<'a> {
+    pub node: &'a Node,
+    pub connections: usize,
+    pub commands: u64,
+    pub port: u16,
+}
+
+/// `(name, arity)`: a negative arity is a minimum, the name counts.
+const TABLE: &[(&str, i64)] = &[
+    ("ping", -1),
+    ("echo", 2),
+    ("hello", -1),
+    ("info", -1),
+    ("command", -1),
+    ("config", -2),
+    ("client", -2),
+    ("quit", -1),
+    ("reset", 1),
+    ("select", 2),
+    ("dbsize", 1),
+    ("get", 2),
+    ("set", -3),
+    ("incr", 2),
+    ("incrby", 3),
+    ("decr", 2),
+    ("decrby", 3),
+    ("getset", 3),
+    ("del", -2),
+    ("exists", -2),
+    ("mget", -2),
+    ("cas", 4),
+];
+
+/// Reads a request. A reply at once goes to `out`; a command or query for the cluster into `encoded`.
+pub fn dispatch(
+    args: &[&[u8]],
+    client: &mut Client,
+    context: &Context<'_>,
+    encoded: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) -> Action {
+    let Some((name, rest)) = args.split_first() else { return Action::Replied };
+    let mut lower = [0; 16];
+    let lower = match lower.get_mut(..name.len()) {
+        Some(lower) => {
+            lower.copy_from_slice(name);
+            lower.make_ascii_lowercase();
+            std::str::from_utf8(lower).unwrap_or("")
+        }
+        None => "",
+    };
+    let mut reply = Writer { out, resp3: client.resp3 };
+    let Some(&(name, arity)) = TABLE.iter().find(|entry| entry.0 == lower) else {
+        reply.error(&unknown(name, rest));
+        return Action::Replied;
+    };
+    let count = args.len() as i64;
+    if count != arity && (arity > 0 || count < -arity) {
+        reply.error(&wrong_arity(name));
+        return Action::Replied;
+    }
+    if let Some(long) = rest.iter().find(|arg| arg.len() > MAX_KEY_BYTES && name != "ping" && name != "echo") {
+        reply.error(&format!("ERR key of {} bytes is over the limit of {MAX_KEY_BYTES}", long.len()));
+        return Action::Replied;
+    }
+    let command = match name {
+        "get" => return read(Command::Get { key: rest[0] }, encoded),
+        "mget" => return read(Command::GetMany { keys: rest }, encoded),
+        "exists" => return read(Command::Exists { keys: rest }, encoded),
+        "dbsize" => return read(Command::Size, encoded),
+        "set" if rest.len() > 2 => Err("ERR syntax error"),
+        "set" => with(number(rest[1]), |value| Command::Set { key: rest[0], value }),
+        "getset" => with(number(rest[1]), |value| Command::GetSet { key: rest[0], value }),
+        "incr" => Ok(Command::Add { key: rest[0], delta: 1 }),
+        "decr" => Ok(Command::Add { key: rest[0], delta: -1 }),
+        "incrby" => with(number(rest[1]), |delta| Command::Add { key: rest[0], delta }),
+        "decrby" => match number(rest[1]).map(i64::checked_neg) {
+            Some(Some(delta)) => Ok(Command::Add { key: rest[0], delta }),
+            Some(None) => Err("ERR decrement would overflow"),
+            None => Err(NOT_A_NUMBER),
+        },
+        "del" => Ok(Command::Delete { keys: rest }),
+        "cas" => {
+            let expected = if rest[1].eq_ignore_ascii_case(b"nil") { Some(None) } else { number(rest[1]).map(Some) };
+            match (expected, number(rest[2])) {
+                (Some(expected), Some(new)) => Ok(Command::CompareAndSet { key: rest[0], expected, new }),
+                _ => Err(NOT_A_NUMBER),
+            }
+        }
+        _ => return local(name, rest, client, context, reply),
+    };
+    match command {
+        Ok(command) => {
+            command.encode(encoded);
+            Action::Write
+        }
+        Err(text) => {
+            reply.error(text);
+            Action::Replied
+        }
+    }
+}
+
+fn read(query: Command<'_, '_>, encoded: &mut Vec<u8>) -> Action {
+    query.encode(encoded);
+    Action::Read
+}
+
+fn with<'a, 'b>(value: Option<i64>, make: impl FnOnce(i64) -> Command<'a, 'b>) -> Result<Command<'a, 'b>, &'static str> {
+    value.map(make).ok_or(NOT_A_NUMBER)
+}
+
+fn wrong_arity(name: &str) -> String {
+    format!("ERR wrong number of arguments for '{name}' command")
+}
+
+fn unknown(name: &[u8], args: &[&[u8]]) -> String {
+    let shown = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(128)]).into_owned();
+    let mut text = format!("ERR unknown command '{}', with args beginning with: ", shown(name));
+    for arg in args {
+        if text.len() > 256 {
+            break;
+        }
+        text.push_str(&format!("'{}' ", shown(arg)));
+    }
+    text
+}
+
+/// What this node answers by itself.
+fn local(name: &str, args: &[&[u8]], client: &mut Client, context: &Context<'_>, mut reply: Writer<'_>) -> Action {
+    match name {
+        "ping" => match args {
+            [] => reply.simple("PONG"),
+            [text] => reply.bulk(text),
+            _ => reply.error(&wrong_arity(name)),
+        },
+        "echo" => reply.bulk(args[0]),
+        "quit" => {
+            reply.simple("OK");
+            return Action::Close;
+        }
+        "reset" => {
+            (client.resp3, client.name) = (false, Vec::new());
+            reply.resp3 = false;
+            reply.simple("RESET");
+        }
+        "select" => match number(args[0]) {
+            Some(0) => reply.simple("OK"),
+            Some(_) => reply.error("ERR DB index is out of range"),
+            None => reply.error(NOT_A_NUMBER),
+        },
+        "hello" => hello(args, client, context, reply),
+        "info" => {
+            let section = args.first().map(|name| name.to_ascii_lowercase());
+            reply.verbatim(&info::render(section.as_deref(), context));
+        }
+        "command" => match args.first().map(|sub| sub.to_ascii_lowercase()).as_deref() {
+            Some(b"count") => reply.integer(TABLE.len() as i64),
+            Some(b"docs") => reply.map(0),
+            Some(b"info") => {
+                reply.array(args.len() - 1);
+                for name in &args[1..] {
+                    match TABLE.iter().find(|entry| entry.0.as_bytes().eq_ignore_ascii_case(name)) {
+                        Some(entry) => describe(entry, &mut reply),
+                        None => reply.null(),
+                    }
+                }
+            }
+            None => {
+                reply.array(TABLE.len());
+                for entry in TABLE {
+                    describe(entry, &mut reply);
+                }
+            }
+            Some(_) => reply.error(&unknown_subcommand(args[0], "COMMAND")),
+        },
+        "config" => match args[0].to_ascii_lowercase().as_slice() {
+            b"get" if args.len() >= 2 => config_get(&args[1..], &mut reply),
+            b"get" => reply.error("ERR wrong number of arguments for 'config|get' command"),
+            b"resetstat" => reply.simple("OK"),
+            _ => reply.error(&unknown_subcommand(args[0], "CONFIG")),
+        },
+        "client" => client_command(args, client, &mut reply),
+        other => unreachable!("{other} is in the table and has no arm"),
+    }
+    Action::Replied
+}
+
+fn unknown_subcommand(sub: &[u8], of: &str) -> String {
+    let sub = String::from_utf8_lossy(&sub[..sub.len().min(128)]);
+    format!("ERR unknown subcommand '{sub}'. Try {of} HELP.")
+}
+
+fn describe(&(name, arity): &(&str, i64), reply: &mut Writer<'_>) {
+    let takes_key = matches!(
+        name,
+        "get" | "set" | "incr" | "incrby" | "decr" | "decrby" | "getset" | "del" | "exists" | "mget" | "cas"
+    );
+    let last = if matches!(name, "del" | "exists" | "mget") { -1 } else { i64::from(takes_key) };
+    reply.array(6);
+    reply.bulk(name.as_bytes());
+    reply.integer(arity);
+    reply.array(0);
+    for value in [i64::from(takes_key), last, i64::from(takes_key)] {
+        reply.integer(value);
+    }
+}
+
+/// What tools ask before they begin: everything is always on disk.
+fn config_get(patterns: &[&[u8]], reply: &mut Writer<'_>) {
+    const VALUES: [(&str, &str); 4] =
+        [("save", ""), ("appendonly", "yes"), ("appendfsync", "always"), ("databases", "1")];
+    let wanted = |name: &str| {
+        patterns.iter().any(|pattern| *pattern == b"*" || pattern.eq_ignore_ascii_case(name.as_bytes()))
+    };
+    reply.map(VALUES.iter().filter(|(name, _)| wanted(name)).count());
+    for (name, value) in VALUES.iter().filter(|(name, _)| wanted(name)) {
+        reply.bulk(name.as_bytes());
+        reply.bulk(value.as_bytes());
+    }
+}
+
+fn client_command(args: &[&[u8]], client: &mut Client, reply: &mut Writer<'_>) {
+    match (args[0].to_ascii_lowercase().as_slice(), &args[1..]) {
+        (b"id", []) => reply.integer(client.id as i64),
+        (b"getname", []) if client.name.is_empty() => reply.null(),
+        (b"getname", []) => reply.bulk(&client.name),
+        (b"setname", [name]) if name.iter().all(u8::is_ascii_graphic) => {
+            client.name = name.to_vec();
+            reply.simple("OK");
+        }
+        (b"setname", [_]) => {
+            reply.error("ERR Client names cannot contain spaces, newlines or special characters.");
+        }
+        (b"setinfo", [_, _]) | (b"no-evict" | b"no-touch", [_]) => reply.simple("OK"),
+        (b"info", []) => {
+            let line = format!(
+                "id={} name={} resp={}",
+                client.id,
+                String::from_utf8_lossy(&client.name),
+                if client.resp3 { 3 } else { 2 }
+            );
+            reply.verbatim(&line);
+        }
+        (b"id" | b"getname" | b"setname" | b"setinfo" | b"info", _) => {
+            let sub = String::from_utf8_lossy(args[0]).to_lowercase();
+            reply.error(&wrong_arity(&format!("client|{sub}")));
+        }
+        _ => reply.error(&unknown_subcommand(args[0], "CLIENT")),
+    }
+}
+
+fn hello(args: &[&[u8]], client: &mut Client, context: &Context<'_>, mut reply: Writer<'_>) {
+    let mut resp3 = client.resp3;
+    let mut rest = args;
+    if let [version, more @ ..] = args {
+        match number(version) {
+            Some(2) => resp3 = false,
+            Some(3) => resp3 = true,
+            Some(_) => return reply.error("NOPROTO unsupported protocol version"),
+            None => return reply.error("ERR Protocol version is not an integer or out of range"),
+        }
+        rest = more;
+    }
+    let mut name = None;
+    while let [option, more @ ..] = rest {
+        rest = match (option.to_ascii_lowercase().as_slice(), more) {
+            (b"auth", [_, _, ..]) => {
+                return reply.error(
+                    "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
+                );
+            }
+            (b"setname", [wanted, more @ ..]) => {
+                name = Some(wanted.to_vec());
+                more
+            }
+            _ => {
+                let option = String::from_utf8_lossy(option).into_owned();
+                return reply.error(&format!("ERR Syntax error in HELLO option '{option}'"));
+            }
+        };
+    }
+    client.resp3 = resp3;
+    reply.resp3 = resp3;
+    client.name = name.unwrap_or_else(|| std::mem::take(&mut client.name));
+    reply.map(7);
+    for (key, value) in [("server", "redis"), ("version", info::REDIS_VERSION)] {
+        reply.bulk(key.as_bytes());
+        reply.bulk(value.as_bytes());
+    }
+    reply.bulk(b"proto");
+    reply.integer(if resp3 { 3 } else { 2 });
+    reply.bulk(b"id");
+    reply.integer(client.id as i64);
+    reply.bulk(b"mode");
+    reply.bulk(b"standalone");
+    reply.bulk(b"role");
+    reply.bulk(info::redis_role(&context.node.status()).as_bytes());
+    reply.bulk(b"modules");
+    reply.array(0);
+}
+
+/// Writes what the state machine said.
+pub fn write_answer(answer: Answer<'_>, out: &mut Vec<u8>, resp3: bool) {
+    let mut reply = Writer { out, resp3 };
+    match answer {
+        Answer::Done => reply.simple("OK"),
+        Answer::Integer(value) => reply.integer(value),
+        Answer::Value(value) => reply.value(value),
+        Answer::Values(bytes) => {
+            let values = values(bytes);
+            reply.array(values.len());
+            values.for_each(|value| reply.value(value));
+        }
+        Answer::Overflow => reply.error("ERR increment or decrement would overflow"),
+        Answer::Malformed => reply.error("ERR the command was damaged on its way"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_command_is_named_with_its_first_arguments() {
+        assert_eq!(unknown(b"FOO", &[b"a", b"b"]), "ERR unknown command 'FOO', with args beginning with: 'a' 'b' ");
+    }
+
+    #[test]
+    fn answers_are_written_in_the_version_of_the_connection() {
+        let written = |answer, resp3| {
+            let mut out = Vec::new();
+            write_answer(answer, &mut out, resp3);
+            String::from_utf8(out).expect("text")
+        };
+        assert_eq!(written(Answer::Value(None), false), "$-1\r\n");
+        assert_eq!(written(Answer::Value(None), true), "_\r\n");
+        assert_eq!(written(Answer::Value(Some(-5)), true), "$2\r\n-5\r\n");
+        assert_eq!(written(Answer::Integer(7), false), ":7\r\n");
+        assert_eq!(written(Answer::Overflow, false), "-ERR increment or decrement would overflow\r\n");
+    }
+}

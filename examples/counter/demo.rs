@@ -1,0 +1,362 @@
+//! The demonstration: three nodes in this process, over real sockets and real files, under load, with the leader killed in
+//! the middle; and at the end an account of every increment.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use ringraft::{Config, Consistency, Member, Node, NodeId, Outbox, ProposeError, Role};
+
+use crate::machine::{Answer, Command, Counters};
+
+const KEY: &[u8] = b"demo";
+const NODES: u32 = 3;
+const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
+/// Increments that each load thread keeps in flight; there is one thread a node.
+const INFLIGHT: usize = 256;
+const LIMIT: Duration = Duration::from_secs(30);
+
+type Failure = Box<dyn std::error::Error>;
+
+/// What became of the increments.
+#[derive(Debug, Default)]
+struct Account {
+    acknowledged: AtomicU64,
+    unknown: AtomicU64,
+    refused: AtomicU64,
+    /// Microseconds since the start: when the leader was killed, and when the first increment begun after that was
+    /// acknowledged.
+    killed_us: AtomicU64,
+    back_us: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// The nodes that run; a killed one is missing.
+type Nodes = Arc<RwLock<Vec<Option<Node>>>>;
+
+struct Cluster {
+    dir: PathBuf,
+    addrs: Vec<SocketAddr>,
+    nodes: Nodes,
+}
+
+impl Cluster {
+    fn start(dir: &Path) -> Result<Self, Failure> {
+        let listeners: Vec<TcpListener> =
+            (0..NODES).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+        let addrs = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
+        let cluster = Self { dir: dir.to_owned(), addrs, nodes: Nodes::default() };
+        let nodes: Vec<Option<Node>> = listeners
+            .into_iter()
+            .enumerate()
+            .map(|(at, listener)| cluster.node(at, listener).map(Some))
+            .collect::<Result<_, _>>()?;
+        *write(&cluster.nodes) = nodes;
+        Ok(cluster)
+    }
+
+    fn node(&self, at: usize, listener: TcpListener) -> Result<Node, Failure> {
+        let member = |(at, addr): (usize, &SocketAddr)| Member { id: NodeId(at as u32 + 1), addr: addr.to_string() };
+        let members = self.addrs.iter().enumerate().map(member).collect();
+        let id = NodeId(at as u32 + 1);
+        let config = Config {
+            election_timeout: ELECTION_TIMEOUT,
+            segment_bytes: 16 << 20,
+            ..Config::new(id, self.dir.join(format!("node-{id}")), members)
+        };
+        Ok(Node::start_on(listener, config, Counters::default())?)
+    }
+
+    fn leader(&self) -> Result<usize, Failure> {
+        until("a leader", || {
+            read(&self.nodes).iter().position(|node| {
+                node.as_ref().is_some_and(|node| node.status().role == Role::Leader)
+            })
+        })
+    }
+
+    /// Stops the leader where it stands. Returns which it was.
+    fn kill_leader(&self) -> Result<usize, Failure> {
+        let at = self.leader()?;
+        let node = write(&self.nodes)[at].take();
+        if let Some(node) = node {
+            node.shutdown_now();
+        }
+        Ok(at)
+    }
+
+    fn restart(&self, at: usize) -> Result<(), Failure> {
+        let node = self.node(at, TcpListener::bind(self.addrs[at])?)?;
+        write(&self.nodes)[at] = Some(node);
+        Ok(())
+    }
+}
+
+/// Runs the demonstration; an error is what disagrees.
+pub fn run(seconds: u64, data: Option<&Path>) -> Result<(), Failure> {
+    let temporary = match data {
+        Some(parent) => tempfile::tempdir_in(parent)?,
+        None => tempfile::tempdir()?,
+    };
+    println!("three nodes in {}, flushes on", temporary.path().display());
+    let cluster = Cluster::start(temporary.path())?;
+    let leader = cluster.leader()?;
+    println!("node {} leads; {} increments in flight for {seconds} s", leader + 1, INFLIGHT * NODES as usize);
+
+    let account = Arc::new(Account::default());
+    let latency = Arc::new(Mutex::new(Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?));
+    let start = Instant::now();
+    let threads: Vec<_> = (0..NODES as usize)
+        .map(|at| {
+            let (nodes, account, latency) = (cluster.nodes.clone(), account.clone(), latency.clone());
+            std::thread::spawn(move || Load::new(nodes, at, account, start).run(&latency))
+        })
+        .collect();
+
+    let time = Duration::from_secs(seconds);
+    let mut killed = None;
+    let mut shown = 0;
+    while start.elapsed() < time {
+        std::thread::sleep(Duration::from_millis(500));
+        let done = account.acknowledged.load(Ordering::Relaxed);
+        println!("{:5.1} s  {:>9} increments  {:>8}/s", start.elapsed().as_secs_f64(), done, (done - shown) * 2);
+        shown = done;
+        if killed.is_none() && start.elapsed() >= time / 2 {
+            let at = cluster.kill_leader()?;
+            account.killed_us.store(start.elapsed().as_micros() as u64, Ordering::SeqCst);
+            println!("         killed node {}, the leader", at + 1);
+            killed = Some(at);
+        }
+    }
+    let killed = killed.ok_or("the time was too short to kill a leader")?;
+    account.stop.store(true, Ordering::SeqCst);
+    for thread in threads {
+        thread.join().map_err(|_| "a load thread panicked")?;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    cluster.restart(killed)?;
+
+    let result = check(&cluster, &account);
+    let latency = latency.lock().unwrap_or_else(PoisonError::into_inner);
+    report(&cluster, &account, &latency, seconds);
+    result?;
+    for node in read(&cluster.nodes).iter().flatten() {
+        node.shutdown()?;
+    }
+    println!("all accounted for");
+    Ok(())
+}
+
+/// Every acknowledged increment is there, no more than the unknown ones beside them, and all nodes say the same.
+fn check(cluster: &Cluster, account: &Account) -> Result<(), Failure> {
+    let nodes: Vec<Node> = read(&cluster.nodes).iter().flatten().cloned().collect();
+    let mut query = Vec::new();
+    Command::Get { key: KEY }.encode(&mut query);
+    let mut answers = Vec::new();
+    for node in &nodes {
+        let value = until("a linearizable read", || {
+            let reply = node.read(&query, Consistency::Linearizable).ok()?.wait().ok()?;
+            match Answer::decode(&reply.bytes) {
+                Answer::Value(value) => Some((value.unwrap_or(0) as u64, reply.index)),
+                _ => None,
+            }
+        })?;
+        answers.push(value);
+    }
+    let (acknowledged, unknown) =
+        (account.acknowledged.load(Ordering::SeqCst), account.unknown.load(Ordering::SeqCst));
+    println!("values (at index): {answers:?}");
+    for (node, &(value, _)) in nodes.iter().zip(&answers) {
+        if value < acknowledged || value > acknowledged + unknown {
+            return Err(format!(
+                "node {} says {value}, but {acknowledged} increments were acknowledged and {unknown} are unknown",
+                node.status().id
+            )
+            .into());
+        }
+        if value != answers[0].0 {
+            return Err(format!("nodes disagree: {answers:?}").into());
+        }
+    }
+    if acknowledged == 0 || account.back_us.load(Ordering::SeqCst) == 0 {
+        return Err("no increment was acknowledged after the leader had been killed".into());
+    }
+    Ok(())
+}
+
+fn report(cluster: &Cluster, account: &Account, latency: &Histogram<u64>, seconds: f64) {
+    let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
+    let acknowledged = count(&account.acknowledged);
+    let away_us = count(&account.back_us).saturating_sub(count(&account.killed_us));
+    let status = cluster.leader().ok().and_then(|at| read(&cluster.nodes)[at].clone()).map(|node| node.status());
+    println!();
+    println!("acknowledged          {acknowledged}");
+    println!("unknown               {}", count(&account.unknown));
+    println!("refused and repeated  {}", count(&account.refused));
+    println!("throughput            {:.0}/s", acknowledged as f64 / seconds);
+    for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
+        println!("latency {name:6}        {:.2} ms", latency.value_at_quantile(quantile) as f64 / 1e3);
+    }
+    println!(
+        "without a leader      {:.0} ms (election timeout {} ms)",
+        away_us as f64 / 1e3,
+        ELECTION_TIMEOUT.as_millis()
+    );
+    if let Some(status) = status {
+        println!("entries per flush     {:.1}", status.flushed_entries as f64 / status.flushes.max(1) as f64);
+        println!("flushes by            {}", status.flush_way);
+    }
+}
+
+/// One thread that keeps increments in flight, on its own node while that runs.
+struct Load {
+    nodes: Nodes,
+    at: usize,
+    on: Option<(Node, Outbox)>,
+    account: Arc<Account>,
+    start: Instant,
+    since_us: Vec<u64>,
+    free: Vec<u64>,
+    command: Vec<u8>,
+    latency: Histogram<u64>,
+}
+
+impl Load {
+    fn new(nodes: Nodes, at: usize, account: Arc<Account>, start: Instant) -> Self {
+        let mut command = Vec::new();
+        Command::Add { key: KEY, delta: 1 }.encode(&mut command);
+        Self {
+            nodes,
+            at,
+            on: None,
+            account,
+            start,
+            since_us: vec![0; INFLIGHT],
+            free: (0..INFLIGHT as u64).collect(),
+            command,
+            latency: Histogram::new_with_bounds(1, 60_000_000, 3).expect("sound bounds"),
+        }
+    }
+
+    fn now_us(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
+    }
+
+    fn run(mut self, into: &Mutex<Histogram<u64>>) {
+        while !self.account.stop.load(Ordering::Relaxed) {
+            let refused = !self.fill();
+            if self.drain() == 0 {
+                // Refused: there is no leader for now. Otherwise an answer will come.
+                self.sleep(if refused { Duration::from_millis(1) } else { Duration::from_millis(100) });
+            }
+        }
+        while self.free.len() < INFLIGHT {
+            if self.drain() == 0 {
+                self.sleep(Duration::from_millis(100));
+            }
+        }
+        let _ = into.lock().unwrap_or_else(PoisonError::into_inner).add(&self.latency);
+    }
+
+    /// A node that runs, with an outbox on it; when the one in use has ended, the next one.
+    fn connect(&mut self) -> bool {
+        if self.on.is_none() {
+            let nodes = read(&self.nodes);
+            let found = (0..nodes.len()).find_map(|step| nodes[(self.at + step) % nodes.len()].clone());
+            drop(nodes);
+            let me: Thread = std::thread::current();
+            self.on = found.and_then(|node| {
+                let outbox = node.outbox(move || me.unpark())?;
+                Some((node, outbox))
+            });
+        }
+        self.on.is_some()
+    }
+
+    /// Proposes until all are in flight. False when it is refused for now.
+    fn fill(&mut self) -> bool {
+        if !self.connect() {
+            return false;
+        }
+        let now_us = self.now_us();
+        while let (Some(tag), Some((node, outbox))) = (self.free.pop(), &self.on) {
+            match node.propose_to(outbox.id(), tag, &self.command) {
+                Ok(()) => self.since_us[tag as usize] = now_us,
+                Err(error) => {
+                    self.free.push(tag);
+                    // A node that has ended answers what it had taken; then the next one is used.
+                    if error == ProposeError::Stopped && self.free.len() == INFLIGHT {
+                        self.on = None;
+                    }
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn drain(&mut self) -> usize {
+        let now_us = self.now_us();
+        let Self { on, account, since_us, free, latency, .. } = self;
+        let Some((_, outbox)) = on else { return 0 };
+        let killed_us = account.killed_us.load(Ordering::Relaxed);
+        let mut progress = 0;
+        outbox.drain(usize::MAX, |tag, outcome, _| {
+            free.push(tag);
+            let since = since_us[tag as usize];
+            match outcome {
+                Ok(_) => {
+                    progress += 1;
+                    account.acknowledged.fetch_add(1, Ordering::Relaxed);
+                    let _ = latency.record((now_us - since).max(1));
+                    if killed_us != 0 && since > killed_us {
+                        let _ = account.back_us.compare_exchange(0, now_us, Ordering::Relaxed, Ordering::Relaxed);
+                    }
+                }
+                Err(ProposeError::Unknown) => {
+                    progress += 1;
+                    account.unknown.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(_) => {
+                    account.refused.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        progress
+    }
+
+    fn sleep(&mut self, limit: Duration) {
+        match &mut self.on {
+            Some((_, outbox)) => {
+                outbox.sleep(|| std::thread::park_timeout(limit));
+            }
+            None => std::thread::park_timeout(limit),
+        }
+    }
+}
+
+/// Waits for a condition, for as long as is reasonable.
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T, Failure> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        if Instant::now() > deadline {
+            return Err(format!("waited {LIMIT:?} for {what}").into());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn read(nodes: &Nodes) -> std::sync::RwLockReadGuard<'_, Vec<Option<Node>>> {
+    nodes.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write(nodes: &Nodes) -> std::sync::RwLockWriteGuard<'_, Vec<Option<Node>>> {
+    nodes.write().unwrap_or_else(PoisonError::into_inner)
+}

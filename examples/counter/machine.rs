@@ -1,0 +1,350 @@
+//! The replicated state: named 64-bit counters; and commands, queries and replies as bytes.
+//!
+//! A command is checked in full before it is proposed ([`Command`] can only be made from good parts), and `apply` bears
+//! any bytes: what it cannot read it answers with [`Answer::Malformed`] and changes nothing.
+
+use std::collections::HashMap;
+use std::io;
+
+use foldhash::fast::RandomState;
+use ringraft::{Batch, StateMachine};
+
+/// The longest key, in bytes: its length is two bytes in a command.
+pub const MAX_KEY_BYTES: usize = u16::MAX as usize;
+
+const SET: u8 = 1;
+const ADD: u8 = 2;
+const GET_SET: u8 = 3;
+const DELETE: u8 = 4;
+const COMPARE_AND_SET: u8 = 5;
+const GET: u8 = 6;
+const GET_MANY: u8 = 7;
+const EXISTS: u8 = 8;
+const SIZE: u8 = 9;
+
+/// What is asked of the counters. The last four change nothing, so they may be queries as well as commands.
+#[derive(Clone, Copy, Debug)]
+pub enum Command<'a, 'b> {
+    Set { key: &'a [u8], value: i64 },
+    Add { key: &'a [u8], delta: i64 },
+    GetSet { key: &'a [u8], value: i64 },
+    Delete { keys: &'b [&'a [u8]] },
+    /// `expected` is `None` for a key that is not there.
+    CompareAndSet { key: &'a [u8], expected: Option<i64>, new: i64 },
+    Get { key: &'a [u8] },
+    GetMany { keys: &'b [&'a [u8]] },
+    Exists { keys: &'b [&'a [u8]] },
+    Size,
+}
+
+impl Command<'_, '_> {
+    /// Writes the command; its keys are not longer than [`MAX_KEY_BYTES`].
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.clear();
+        match *self {
+            Self::Set { key, value } => encode_one(out, SET, value, key),
+            Self::Add { key, delta } => encode_one(out, ADD, delta, key),
+            Self::GetSet { key, value } => encode_one(out, GET_SET, value, key),
+            Self::CompareAndSet { key, expected, new } => {
+                encode_one(out, COMPARE_AND_SET, new, key);
+                out.push(u8::from(expected.is_some()));
+                out.extend_from_slice(&expected.unwrap_or(0).to_le_bytes());
+            }
+            Self::Get { key } => {
+                out.push(GET);
+                encode_key(out, key);
+            }
+            Self::Delete { keys } => encode_keys(out, DELETE, keys),
+            Self::GetMany { keys } => encode_keys(out, GET_MANY, keys),
+            Self::Exists { keys } => encode_keys(out, EXISTS, keys),
+            Self::Size => out.push(SIZE),
+        }
+    }
+}
+
+fn encode_one(out: &mut Vec<u8>, op: u8, value: i64, key: &[u8]) {
+    out.push(op);
+    out.extend_from_slice(&value.to_le_bytes());
+    encode_key(out, key);
+}
+
+fn encode_keys(out: &mut Vec<u8>, op: u8, keys: &[&[u8]]) {
+    out.push(op);
+    for key in keys {
+        encode_key(out, key);
+    }
+}
+
+fn encode_key(out: &mut Vec<u8>, key: &[u8]) {
+    assert!(key.len() <= MAX_KEY_BYTES, "a key of {} bytes was let through", key.len());
+    out.extend_from_slice(&(key.len() as u16).to_le_bytes());
+    out.extend_from_slice(key);
+}
+
+/// What the counters say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer<'a> {
+    Done,
+    Integer(i64),
+    /// A value, or none.
+    Value(Option<i64>),
+    /// Values, each nine bytes; see [`values`].
+    Values(&'a [u8]),
+    Overflow,
+    Malformed,
+}
+
+const DONE: u8 = 1;
+const INTEGER: u8 = 2;
+const VALUE: u8 = 3;
+const NO_VALUE: u8 = 4;
+const VALUES: u8 = 5;
+const OVERFLOW: u8 = 6;
+const MALFORMED: u8 = 7;
+
+impl<'a> Answer<'a> {
+    /// Reads what `apply` or `query` wrote.
+    pub fn decode(reply: &'a [u8]) -> Self {
+        let integer = |rest: &[u8]| rest.try_into().map(i64::from_le_bytes);
+        match reply.split_first() {
+            Some((&DONE, [])) => Self::Done,
+            Some((&INTEGER, rest)) => integer(rest).map_or(Self::Malformed, Self::Integer),
+            Some((&VALUE, rest)) => integer(rest).map_or(Self::Malformed, |value| Self::Value(Some(value))),
+            Some((&NO_VALUE, [])) => Self::Value(None),
+            Some((&VALUES, rest)) if rest.len() % 9 == 0 => Self::Values(rest),
+            Some((&OVERFLOW, [])) => Self::Overflow,
+            _ => Self::Malformed,
+        }
+    }
+}
+
+/// The values of [`Answer::Values`].
+pub fn values(bytes: &[u8]) -> impl ExactSizeIterator<Item = Option<i64>> {
+    bytes.chunks_exact(9).map(|chunk| {
+        let value = i64::from_le_bytes(chunk[1..].try_into().expect("chunks of nine"));
+        (chunk[0] != 0).then_some(value)
+    })
+}
+
+/// The counters of one node.
+#[derive(Debug, Default)]
+pub struct Counters {
+    values: HashMap<Box<[u8]>, i64, RandomState>,
+}
+
+impl StateMachine for Counters {
+    fn apply(&mut self, batch: &mut Batch<'_>) -> io::Result<()> {
+        while let Some((entry, reply)) = batch.next() {
+            if self.run(entry.command, reply).is_none() {
+                reply.clear();
+                reply.push(MALFORMED);
+            }
+        }
+        Ok(())
+    }
+
+    fn query(&self, query: &[u8], reply: &mut Vec<u8>) {
+        if self.look(query, reply).is_none() {
+            reply.clear();
+            reply.push(MALFORMED);
+        }
+    }
+}
+
+impl Counters {
+    /// `None`: these bytes are no command, and nothing was changed.
+    fn run(&mut self, command: &[u8], reply: &mut Vec<u8>) -> Option<()> {
+        let (&op, rest) = command.split_first()?;
+        match op {
+            SET => {
+                let (value, key) = value_and_key(rest)?;
+                self.put(key, value);
+                reply.push(DONE);
+            }
+            ADD => {
+                let (delta, key) = value_and_key(rest)?;
+                match self.values.get_mut(key) {
+                    Some(value) => match value.checked_add(delta) {
+                        Some(sum) => {
+                            *value = sum;
+                            say(reply, INTEGER, sum);
+                        }
+                        None => reply.push(OVERFLOW),
+                    },
+                    None => {
+                        self.values.insert(key.into(), delta);
+                        say(reply, INTEGER, delta);
+                    }
+                }
+            }
+            GET_SET => {
+                let (value, key) = value_and_key(rest)?;
+                say_value(reply, self.put(key, value));
+            }
+            COMPARE_AND_SET => {
+                let (new, rest) = integer(rest)?;
+                let (key, rest) = key(rest)?;
+                let (&some, rest) = rest.split_first()?;
+                let (expected, []) = integer(rest)? else { return None };
+                let is_as_expected = self.values.get(key).copied() == (some != 0).then_some(expected);
+                if is_as_expected {
+                    self.put(key, new);
+                }
+                say(reply, INTEGER, i64::from(is_as_expected));
+            }
+            DELETE => {
+                let mut count = 0;
+                // All keys are read before one is deleted: a malformed command does nothing.
+                let mut unread = rest;
+                while !unread.is_empty() {
+                    (_, unread) = key(unread)?;
+                }
+                let mut unread = rest;
+                while let Some((name, more)) = key(unread) {
+                    count += i64::from(self.values.remove(name).is_some());
+                    unread = more;
+                }
+                say(reply, INTEGER, count);
+            }
+            _ => return self.look(command, reply),
+        }
+        Some(())
+    }
+
+    fn look(&self, query: &[u8], reply: &mut Vec<u8>) -> Option<()> {
+        let (&op, mut rest) = query.split_first()?;
+        match op {
+            GET => {
+                let (name, []) = key(rest)? else { return None };
+                say_value(reply, self.values.get(name).copied());
+            }
+            GET_MANY => {
+                reply.push(VALUES);
+                while !rest.is_empty() {
+                    let (name, more) = key(rest)?;
+                    let value = self.values.get(name).copied();
+                    reply.push(u8::from(value.is_some()));
+                    reply.extend_from_slice(&value.unwrap_or(0).to_le_bytes());
+                    rest = more;
+                }
+            }
+            EXISTS => {
+                let mut count = 0;
+                while !rest.is_empty() {
+                    let (name, more) = key(rest)?;
+                    count += i64::from(self.values.contains_key(name));
+                    rest = more;
+                }
+                say(reply, INTEGER, count);
+            }
+            SIZE if rest.is_empty() => say(reply, INTEGER, self.values.len() as i64),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn put(&mut self, key: &[u8], value: i64) -> Option<i64> {
+        match self.values.get_mut(key) {
+            Some(place) => Some(std::mem::replace(place, value)),
+            None => self.values.insert(key.into(), value),
+        }
+    }
+}
+
+fn say(reply: &mut Vec<u8>, tag: u8, value: i64) {
+    reply.push(tag);
+    reply.extend_from_slice(&value.to_le_bytes());
+}
+
+fn say_value(reply: &mut Vec<u8>, value: Option<i64>) {
+    match value {
+        Some(value) => say(reply, VALUE, value),
+        None => reply.push(NO_VALUE),
+    }
+}
+
+fn integer(bytes: &[u8]) -> Option<(i64, &[u8])> {
+    let (value, rest) = bytes.split_first_chunk()?;
+    Some((i64::from_le_bytes(*value), rest))
+}
+
+fn key(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = bytes.split_first_chunk()?;
+    rest.split_at_checked(u16::from_le_bytes(*len) as usize)
+}
+
+fn value_and_key(bytes: &[u8]) -> Option<(i64, &[u8])> {
+    let (value, rest) = integer(bytes)?;
+    let (key, []) = key(rest)? else { return None };
+    Some((value, key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run<'r>(counters: &mut Counters, command: Command<'_, '_>, reply: &'r mut Vec<u8>) -> Answer<'r> {
+        let mut bytes = Vec::new();
+        command.encode(&mut bytes);
+        reply.clear();
+        counters.run(&bytes, reply).expect("a command that was encoded can be run");
+        Answer::decode(reply)
+    }
+
+    #[test]
+    fn counters_count() {
+        let (mut counters, reply) = (Counters::default(), &mut Vec::new());
+        assert_eq!(run(&mut counters, Command::Add { key: b"a", delta: 5 }, reply), Answer::Integer(5));
+        assert_eq!(run(&mut counters, Command::Add { key: b"a", delta: -7 }, reply), Answer::Integer(-2));
+        assert_eq!(run(&mut counters, Command::Get { key: b"a" }, reply), Answer::Value(Some(-2)));
+        assert_eq!(run(&mut counters, Command::GetSet { key: b"a", value: 9 }, reply), Answer::Value(Some(-2)));
+        let keys: &[&[u8]] = &[b"a", b"b"];
+        let Answer::Values(bytes) = run(&mut counters, Command::GetMany { keys }, reply) else { panic!() };
+        assert_eq!(values(bytes).collect::<Vec<_>>(), [Some(9), None]);
+        assert_eq!(run(&mut counters, Command::Exists { keys }, reply), Answer::Integer(1));
+        assert_eq!(run(&mut counters, Command::Delete { keys }, reply), Answer::Integer(1));
+        assert_eq!(run(&mut counters, Command::Size, reply), Answer::Integer(0));
+    }
+
+    #[test]
+    fn an_overflow_changes_nothing() {
+        let (mut counters, reply) = (Counters::default(), &mut Vec::new());
+        run(&mut counters, Command::Set { key: b"a", value: i64::MAX }, reply);
+        assert_eq!(run(&mut counters, Command::Add { key: b"a", delta: 1 }, reply), Answer::Overflow);
+        assert_eq!(run(&mut counters, Command::Get { key: b"a" }, reply), Answer::Value(Some(i64::MAX)));
+    }
+
+    #[test]
+    fn compare_and_set_takes_a_missing_key_for_none() {
+        let (mut counters, reply) = (Counters::default(), &mut Vec::new());
+        let cas = |expected, new| Command::CompareAndSet { key: b"a", expected, new };
+        assert_eq!(run(&mut counters, cas(Some(0), 1), reply), Answer::Integer(0));
+        assert_eq!(run(&mut counters, cas(None, 1), reply), Answer::Integer(1));
+        assert_eq!(run(&mut counters, cas(Some(1), 2), reply), Answer::Integer(1));
+        assert_eq!(run(&mut counters, cas(None, 3), reply), Answer::Integer(0));
+    }
+
+    #[test]
+    fn any_cut_of_a_command_is_refused_without_a_change() {
+        let keys: &[&[u8]] = &[b"key", b"other"];
+        let commands = [
+            Command::Set { key: b"key", value: 1 },
+            Command::CompareAndSet { key: b"key", expected: None, new: 1 },
+            Command::Add { key: b"key", delta: 1 },
+        ];
+        let mut bytes = Vec::new();
+        for command in commands {
+            command.encode(&mut bytes);
+            for cut in 0..bytes.len() {
+                let mut counters = Counters::default();
+                assert_eq!(counters.run(&bytes[..cut], &mut Vec::new()), None, "{command:?} cut at {cut}");
+                assert!(counters.values.is_empty());
+            }
+        }
+        Command::Delete { keys }.encode(&mut bytes);
+        let mut counters = Counters::default();
+        counters.put(b"key", 1);
+        assert_eq!(counters.run(&bytes[..bytes.len() - 1], &mut Vec::new()), None);
+        assert_eq!(counters.values.len(), 1, "nothing is deleted by half a command");
+    }
+}

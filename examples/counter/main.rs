@@ -1,0 +1,198 @@
+//! Named 64-bit counters, replicated: a server that any Redis client can talk to.
+//!
+//! Without arguments it demonstrates itself: three nodes in this process, under load, with the leader killed in the middle.
+//! `counter serve` runs one node of a cluster; see `--help`.
+
+mod commands;
+mod connection;
+mod demo;
+mod info;
+mod machine;
+mod resp;
+mod server;
+
+use std::net::ToSocketAddrs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ringraft::{Config, Flush, Member, Node, NodeId, Threads};
+use tracing_subscriber::EnvFilter;
+
+use crate::server::{End, Server};
+
+#[derive(Parser)]
+#[command(name = "counter", about = "Named 64-bit counters, replicated, for any Redis client", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<What>,
+    #[command(flatten)]
+    demo: DemoArgs,
+}
+
+#[derive(Args)]
+struct DemoArgs {
+    /// Demonstration: how long to drive load.
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(2..=3600))]
+    seconds: u64,
+    /// Demonstration: where to make the data directories, which are removed at the end.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// What to log, as `tracing` filters say it.
+    #[arg(long, default_value = "error", global = true)]
+    log: String,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Runs one node of a cluster.
+    Serve(Serve),
+}
+
+#[derive(Args)]
+struct Serve {
+    /// Which of the members this is.
+    #[arg(long)]
+    id: u32,
+    /// Its directory; made on the first start. One process at a time.
+    #[arg(long)]
+    data: PathBuf,
+    /// All members, the same list on every node: `ID=RAFT_HOST:PORT/CLIENT_HOST:PORT`, separated by commas.
+    #[arg(long, value_delimiter = ',', required = true, value_parser = parse_member)]
+    members: Vec<Listed>,
+    /// A follower that hears nothing for one to two of these stands for election.
+    #[arg(long, default_value = "1000ms", value_parser = humantime::parse_duration)]
+    election_timeout: Duration,
+    /// Which threads run the stages of a node.
+    #[arg(long, value_enum, default_value_t = Plan::Auto)]
+    threads: Plan,
+    /// How bytes are made durable.
+    #[arg(long, value_enum, default_value_t = Way::Auto)]
+    flush: Way,
+    /// No flushes at all: acknowledged writes may be lost in a power cut. For tests only.
+    #[arg(long, conflicts_with = "flush")]
+    no_sync: bool,
+    /// Size of a log segment in MiB; each is written once ahead of need.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(4..=4096))]
+    segment_mib: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Plan {
+    Auto,
+    Shared,
+    PerStage,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Way {
+    Auto,
+    IoUring,
+    Thread,
+}
+
+/// One member as the command line names it.
+#[derive(Clone, Debug)]
+struct Listed {
+    id: u32,
+    raft: String,
+    client: String,
+}
+
+fn parse_member(text: &str) -> Result<Listed, String> {
+    let parts = text.split_once('=').and_then(|(id, addrs)| Some((id, addrs.split_once('/')?)));
+    let Some((id, (raft, client))) = parts else {
+        return Err(format!("{text:?} is not ID=RAFT_HOST:PORT/CLIENT_HOST:PORT"));
+    };
+    let id = id.parse().map_err(|_| format!("{id:?} is not a node id"))?;
+    for addr in [raft, client] {
+        let port = addr.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        if port.is_none() {
+            return Err(format!("{addr:?} is not HOST:PORT"));
+        }
+    }
+    Ok(Listed { id, raft: raft.into(), client: client.into() })
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = match EnvFilter::try_new(&cli.demo.log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("--log {:?}: {error}", cli.demo.log);
+            return ExitCode::from(2);
+        }
+    };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let done = match &cli.command {
+        None => demo::run(cli.demo.seconds, cli.demo.data.as_deref()),
+        Some(What::Serve(args)) => serve(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("counter: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(args: &Serve) -> Result<(), Box<dyn std::error::Error>> {
+    if args.no_sync {
+        eprintln!("WARNING: --no-sync: nothing is flushed; acknowledged writes may be lost in a power cut");
+    }
+    let Some(me) = args.members.iter().find(|member| member.id == args.id) else {
+        eprintln!("--id {}: not in --members", args.id);
+        std::process::exit(2);
+    };
+    // Thousands of clients need as many descriptors; what the system does not grant is found out when one knocks.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
+        tracing::warn!("raising the limit of open files: {error}");
+    }
+    let stop = server::stop_on_signals()?;
+    let members = args
+        .members
+        .iter()
+        .map(|member| Member { id: NodeId(member.id), addr: member.raft.clone() })
+        .collect();
+    let config = Config {
+        election_timeout: args.election_timeout,
+        proposal_timeout: Duration::from_secs(10).max(args.election_timeout * 4),
+        threads: match args.threads {
+            Plan::Auto => Threads::Auto,
+            Plan::Shared => Threads::Shared,
+            Plan::PerStage => Threads::PerStage { cores: Vec::new() },
+        },
+        flush: match (args.no_sync, args.flush) {
+            (true, _) => Flush::Never,
+            (_, Way::Auto) => Flush::Auto,
+            (_, Way::IoUring) => Flush::IoUring,
+            (_, Way::Thread) => Flush::Thread,
+        },
+        segment_bytes: args.segment_mib << 20,
+        ..Config::new(NodeId(args.id), &args.data, members)
+    };
+    let client_addr = me
+        .client
+        .to_socket_addrs()
+        .ok()
+        .and_then(|mut addrs| addrs.next())
+        .ok_or_else(|| format!("{}: no such address", me.client))?;
+    let node = Node::start(config, machine::Counters::default())?;
+    let mut server = Server::bind(node.clone(), client_addr)
+        .map_err(|error| format!("listening for clients on {client_addr}: {error}"))?;
+    tracing::info!("node {} takes clients on {client_addr}", args.id);
+    let end = server.run(&stop)?;
+    let left = node.shutdown();
+    server.finish();
+    match end {
+        End::Asked => {
+            tracing::info!("node {} has left in order", args.id);
+            Ok(left?)
+        }
+        End::Fault(fault) => Err(format!("node {} stopped: {fault}", args.id).into()),
+    }
+}

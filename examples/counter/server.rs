@@ -1,0 +1,413 @@
+//! The clients' side: one thread, one mio loop, thousands of connections.
+//!
+//! A turn takes the answers that have come out of the node's outbox, then what the sockets have, hands the requests to
+//! the node, and writes once to each connection that has something to hear. When the node is busy, requests wait where
+//! they are: their connection is not read further, and TCP holds the client back.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use ringraft::{Consistency, Index, Node, Outbox, ProposeError};
+
+use crate::commands::{Action, Context, dispatch, write_answer};
+use crate::connection::Connection;
+use crate::machine::Answer;
+use crate::resp::Writer;
+
+const LISTENER: Token = Token(usize::MAX - 1);
+const WAKER: Token = Token(usize::MAX);
+/// Connections at one time: a tag has 16 bits for the place.
+const MAX_CLIENTS: usize = 1 << 16;
+/// How long a request waits for a busy node before its client is told.
+const BUSY_LIMIT: Duration = Duration::from_secs(2);
+/// After work the loop looks again for so long before it sleeps: waking a sleeping core costs tens of microseconds.
+const GRACE: Duration = Duration::from_micros(50);
+const LOOK_ROUND: Duration = Duration::from_millis(100);
+
+/// Why the server ended.
+#[derive(Debug)]
+pub enum End {
+    /// It was asked to.
+    Asked,
+    /// The node can no longer keep its promises.
+    Fault(String),
+}
+
+/// A connection's place, and how often it was given to another: an answer to an earlier one is nobody's.
+#[derive(Debug, Default)]
+struct Place {
+    connection: Option<Box<Connection>>,
+    generation: u16,
+}
+
+pub struct Server {
+    node: Node,
+    outbox: Outbox,
+    poll: Poll,
+    listener: TcpListener,
+    port: u16,
+    places: Vec<Place>,
+    free: Vec<usize>,
+    /// Connections that have something to write, or to be read or parsed.
+    todo: Vec<usize>,
+    next_todo: Vec<usize>,
+    encoded: Vec<u8>,
+    args: Vec<(usize, usize)>,
+    busy_since: Option<Instant>,
+    accepted: u64,
+    commands: u64,
+}
+
+impl Server {
+    pub fn bind(node: Node, addr: SocketAddr) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let mut listener = TcpListener::bind(addr)?;
+        let port = listener.local_addr()?.port();
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let waker = mio::Waker::new(poll.registry(), WAKER)?;
+        let outbox = node
+            .outbox(move || {
+                let _ = waker.wake(); // It fails only when the poll is gone, and with it the sleeper.
+            })
+            .ok_or_else(|| io::Error::other("the node has no outbox left"))?;
+        Ok(Self {
+            node,
+            outbox,
+            poll,
+            listener,
+            port,
+            places: Vec::new(),
+            free: Vec::new(),
+            todo: Vec::new(),
+            next_todo: Vec::new(),
+            encoded: Vec::new(),
+            args: Vec::new(),
+            busy_since: None,
+            accepted: 0,
+            commands: 0,
+        })
+    }
+
+    /// Serves until `stop` is set or the node fails.
+    pub fn run(&mut self, stop: &AtomicBool) -> io::Result<End> {
+        let mut events = Events::with_capacity(1024);
+        let (mut worked, mut looked_round) = (Instant::now(), Instant::now());
+        loop {
+            let mut work = self.take_answers();
+            self.look(&mut events, work > 0 || worked.elapsed() < GRACE)?;
+            work += self.take_events(&events);
+            work += self.serve();
+            if work > 0 {
+                worked = Instant::now();
+            } else {
+                std::thread::yield_now();
+            }
+            if looked_round.elapsed() >= LOOK_ROUND {
+                looked_round = Instant::now();
+                if let Some(fault) = self.node.status().error {
+                    return Ok(End::Fault(fault.to_string()));
+                }
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(End::Asked);
+                }
+            }
+        }
+    }
+
+    /// Hears the answers that the node gives in leaving, and writes what can be written.
+    pub fn finish(mut self) {
+        while self.take_answers() > 0 {}
+        for at in 0..self.places.len() {
+            if let Some(connection) = &mut self.places[at].connection {
+                let _ = connection.write(); // A client that takes nothing now is not waited for.
+            }
+        }
+    }
+
+    fn look(&mut self, events: &mut Events, awake: bool) -> io::Result<()> {
+        let poll = &mut self.poll;
+        let mut looked = Ok(());
+        if awake || !self.todo.is_empty() {
+            looked = poll.poll(events, Some(Duration::ZERO));
+        } else {
+            // Something that waits for a busy node is tried again soon.
+            let timeout = if self.next_todo.is_empty() { LOOK_ROUND } else { Duration::from_millis(1) };
+            events.clear();
+            self.outbox.sleep(|| looked = poll.poll(events, Some(timeout)));
+        }
+        match looked {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                events.clear();
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn take_answers(&mut self) -> usize {
+        let Self { outbox, places, todo, .. } = self;
+        outbox.drain(8192, |tag, outcome, reply| {
+            let (at, generation, number) = untag(tag);
+            let place = &mut places[at];
+            let Some(connection) = place.connection.as_mut().filter(|_| place.generation == generation) else {
+                return; // The client has left.
+            };
+            let resp3 = connection.client.resp3;
+            connection.answer(number, |out| write_outcome(outcome, reply, out, resp3));
+            list(connection, at, todo);
+        })
+    }
+
+    fn take_events(&mut self, events: &Events) -> usize {
+        let mut count = 0;
+        for event in events {
+            count += 1;
+            match event.token() {
+                LISTENER => self.accept(),
+                WAKER => {}
+                Token(at) => {
+                    if let Some(connection) = self.places.get_mut(at).and_then(|place| place.connection.as_mut()) {
+                        connection.readable |= event.is_readable() || event.is_error();
+                        list(connection, at, &mut self.todo);
+                    }
+                }
+            }
+        }
+        count
+    }
+
+    fn accept(&mut self) {
+        loop {
+            match self.listener.accept() {
+                Ok((stream, from)) => {
+                    if let Err(error) = self.admit(stream, from) {
+                        tracing::warn!("client {from}: {error}");
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // Out of descriptors, most likely: those that wait are taken when the next one knocks.
+                    tracing::warn!("accepting a client: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, mut stream: TcpStream, from: SocketAddr) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        if self.free.is_empty() && self.places.len() == MAX_CLIENTS {
+            return Err(io::Error::other("there are as many clients as there can be"));
+        }
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place::default());
+            self.places.len() - 1
+        });
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.poll.registry().register(&mut stream, Token(at), interest) {
+            self.free.push(at);
+            return Err(error);
+        }
+        self.accepted += 1;
+        let mut connection = Box::new(Connection::new(stream, from, self.accepted));
+        list(&mut connection, at, &mut self.todo);
+        self.places[at].connection = Some(connection);
+        Ok(())
+    }
+
+    /// Looks after every connection on the list: requests are taken, replies written.
+    fn serve(&mut self) -> usize {
+        let mut list = std::mem::take(&mut self.todo);
+        std::mem::swap(&mut self.todo, &mut self.next_todo);
+        let count = list.len();
+        list.append(&mut self.todo);
+        for at in list.drain(..) {
+            let Some(mut connection) = self.places[at].connection.take() else { continue };
+            connection.listed = false;
+            match self.attend(&mut connection, at) {
+                Ok(true) => self.places[at].connection = Some(connection),
+                Ok(false) => self.close(connection, at),
+                Err(error) => {
+                    tracing::debug!("client {}: {error}", connection.from);
+                    self.close(connection, at);
+                }
+            }
+        }
+        if self.todo.is_empty() {
+            self.todo = list; // Keeps its memory.
+        }
+        count
+    }
+
+    fn close(&mut self, mut connection: Box<Connection>, at: usize) {
+        let _ = self.poll.registry().deregister(&mut connection.stream);
+        let place = &mut self.places[at];
+        place.generation = place.generation.wrapping_add(1);
+        self.free.push(at);
+    }
+
+    /// False when the connection has ended.
+    fn attend(&mut self, connection: &mut Connection, at: usize) -> io::Result<bool> {
+        let mut ended = false;
+        loop {
+            let held = !self.take_requests(connection, at);
+            if held || !connection.readable || !connection.has_room() {
+                break;
+            }
+            if !connection.read()? {
+                ended = true;
+                break;
+            }
+        }
+        let all_written = connection.write()?;
+        if ended || (connection.closing && connection.nothing_waits() && all_written) {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Takes the requests that are complete. False when one has to wait: it stays where it is.
+    fn take_requests(&mut self, connection: &mut Connection, at: usize) -> bool {
+        while connection.begin < connection.input.len() {
+            if !connection.has_room() {
+                return false;
+            }
+            let used = match connection.parser.parse(&connection.input[connection.begin..]) {
+                Ok(Some(used)) => used,
+                Ok(None) => return true,
+                Err(error) => {
+                    tracing::debug!("client {}: {error}", connection.from);
+                    let resp3 = connection.client.resp3;
+                    let out = connection.reply_place();
+                    Writer { out, resp3 }.error(&format!("ERR Protocol error: {error}"));
+                    connection.closing = true;
+                    return true;
+                }
+            };
+            if !self.request(connection, at) {
+                return false;
+            }
+            connection.parser.next();
+            connection.begin += used;
+            self.commands += 1;
+            if connection.closing {
+                return true;
+            }
+        }
+        connection.input.clear();
+        connection.begin = 0;
+        true
+    }
+
+    /// Acts on the request that the parser has found. False when it has to wait.
+    fn request(&mut self, connection: &mut Connection, at: usize) -> bool {
+        let request = &connection.input[connection.begin..];
+        // Most requests have few arguments: those need no memory.
+        let mut few = [&[][..]; 8];
+        let many: Vec<&[u8]>;
+        let ranges = connection.parser.args();
+        let args: &[&[u8]] = match few.get_mut(..ranges.len()) {
+            Some(few) => {
+                for (arg, range) in few.iter_mut().zip(ranges) {
+                    *arg = &request[range.clone()];
+                }
+                few
+            }
+            None => {
+                many = ranges.iter().map(|range| &request[range.clone()]).collect();
+                &many
+            }
+        };
+        let context = Context {
+            node: &self.node,
+            connections: self.places.len() - self.free.len(),
+            commands: self.commands,
+            port: self.port,
+        };
+        let mut local = Vec::new();
+        let action = dispatch(args, &mut connection.client, &context, &mut self.encoded, &mut local);
+        match action {
+            Action::Replied | Action::Close => {
+                connection.reply_place().extend_from_slice(&local);
+                connection.closing |= matches!(action, Action::Close);
+                true
+            }
+            Action::Write if connection.reads > 0 => false,
+            Action::Write => self.hand_in(connection, at, false),
+            // Behind the connection's own writes a read goes through the log, to see them.
+            Action::Read if connection.writes > 0 => self.hand_in(connection, at, false),
+            Action::Read => self.hand_in(connection, at, true),
+        }
+    }
+
+    fn hand_in(&mut self, connection: &mut Connection, at: usize, is_read: bool) -> bool {
+        let tag = tag(at, self.places[at].generation, connection.next_number());
+        let id = self.outbox.id();
+        let handed = if is_read {
+            self.node.read_to(id, tag, &self.encoded, Consistency::Linearizable)
+        } else {
+            self.node.propose_to(id, tag, &self.encoded)
+        };
+        match handed {
+            Ok(()) => {
+                self.busy_since = None;
+                connection.wait(is_read);
+                true
+            }
+            Err(ProposeError::Busy)
+                if self.busy_since.get_or_insert_with(Instant::now).elapsed() < BUSY_LIMIT =>
+            {
+                if !connection.listed {
+                    connection.listed = true;
+                    self.next_todo.push(at);
+                }
+                false
+            }
+            Err(error) => {
+                let resp3 = connection.client.resp3;
+                write_outcome(Err(error), &[], connection.reply_place(), resp3);
+                true
+            }
+        }
+    }
+}
+
+fn list(connection: &mut Connection, at: usize, todo: &mut Vec<usize>) {
+    if !connection.listed {
+        connection.listed = true;
+        todo.push(at);
+    }
+}
+
+fn tag(at: usize, generation: u16, number: u32) -> u64 {
+    assert!(at < MAX_CLIENTS, "place {at} does not fit into a tag");
+    (at as u64) << 48 | u64::from(generation) << 32 | u64::from(number)
+}
+
+fn untag(tag: u64) -> (usize, u16, u32) {
+    ((tag >> 48) as usize, (tag >> 32) as u16, tag as u32)
+}
+
+fn write_outcome(outcome: Result<Index, ProposeError>, reply: &[u8], out: &mut Vec<u8>, resp3: bool) {
+    match outcome {
+        Ok(_) => write_answer(Answer::decode(reply), out, resp3),
+        Err(error @ ProposeError::Unknown) => Writer { out, resp3 }.error(&format!("UNKNOWN {error}")),
+        Err(error @ ProposeError::TooLarge { .. }) => Writer { out, resp3 }.error(&format!("ERR {error}")),
+        Err(error) => Writer { out, resp3 }.error(&format!("TRYAGAIN {error}")),
+    }
+}
+
+/// What ends a server from outside: set by a signal.
+pub fn stop_on_signals() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
+    Ok(stop)
+}
