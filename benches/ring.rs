@@ -1,14 +1,16 @@
-//! What a ring costs, beside the figures of whole clusters: one hop, by how the reader idles, by burst, by writers.
+//! What a ring costs, beside the figures of whole clusters: one hop, by how the reader idles, by
+//! burst, by writers.
 //!
-//! - `hop`: one writer sends a burst and waits until the reader has released it. Burst 1 is the latency of a hop and
-//!   back (the writer sees the reader's counter); with `park_at_once` each burst has to wake the reader.
+//! - `hop`: one writer sends a burst and waits until the reader has released it. Burst 1 is the
+//!   latency of a hop and back (the writer sees the reader's counter); with `park_at_once` each
+//!   burst has to wake the reader.
 //! - `unicast`: one writer streams bursts to one reader and waits for nothing but room.
 //! - `sequencer`: many writers stream to one reader, as proposals do to the consensus stage.
-//! - `deep`: the same ring with many writers read from when full, by batch limit: the reader looks over all that is
-//!   there each time, so small batches of a deep ring cost more.
+//! - `deep`: the same ring with many writers read from when full, by batch limit: the reader looks
+//!   over all that is there each time, so small batches of a deep ring cost more.
 //!
-//! Each reader adds up what it gets, and the sum is compared: a figure of a ring that loses slots is none. Threads are
-//! not pinned; say how many cores there were beside every figure.
+//! Each reader adds up what it gets, and the sum is compared: a figure of a ring that loses slots
+//! is none. Threads are not pinned; say how many cores there were beside every figure.
 
 use std::hint::black_box;
 use std::thread::{self, JoinHandle};

@@ -87,10 +87,11 @@ pub struct Config {
     pub id: NodeId,
     /// Its directory; made when missing. One process at a time.
     pub data_dir: PathBuf,
-    /// The first voters. The same list on every node; it founds the cluster on the first start, when the directory is
-    /// empty. Later starts take the membership from the directory, and warn when this list differs.
+    /// The voters. The same list on every node; it founds the cluster on the first start, when the directory is empty. A
+    /// later start with a different list is refused, since that would be another cluster: nothing is lost by it.
     pub members: Vec<Member>,
-    /// Keeps apart clusters that can reach each other. Default: derived from `members`.
+    /// Keeps apart clusters that can reach each other. Default: the members' ids and addresses do. With a number of
+    /// your own (the same on every node) only their ids count beside it, so that members may move to other addresses.
     pub cluster_id: Option<u64>,
     /// The group within the cluster, in every frame and in the directory. Default: 0.
     pub group: u32,
@@ -242,16 +243,21 @@ impl Config {
         Ok(self)
     }
 
-    /// The cluster id in force: the one given, or one that the member list determines.
+    /// What the hello frame and the directory carry: it differs wherever the members or the given id do.
     pub(crate) fn cluster_id(&self) -> u64 {
-        self.cluster_id.unwrap_or_else(|| {
-            let mut members: Vec<String> =
-                self.members.iter().map(|member| format!("{}={}", member.id, member.addr)).collect();
-            members.sort();
-            let text = members.join(",");
-            u64::from(crc32c::crc32c(text.as_bytes())) << 32
-                | u64::from(crc32c::crc32c(format!("ringraft {text}").as_bytes()))
-        })
+        let mut members: Vec<String> = self
+            .members
+            .iter()
+            .map(|member| match self.cluster_id {
+                Some(_) => member.id.to_string(),
+                None => format!("{}={}", member.id, member.addr),
+            })
+            .collect();
+        members.sort();
+        let text = format!("{:?} {}", self.cluster_id, members.join(","));
+        // Two checksums of one text would be functions of each other: the second is of its reverse.
+        let turned: String = text.chars().rev().collect();
+        u64::from(crc32c::crc32c(text.as_bytes())) << 32 | u64::from(crc32c::crc32c(turned.as_bytes()))
     }
 }
 
@@ -292,5 +298,17 @@ mod tests {
         assert_eq!(three().cluster_id(), turned.cluster_id());
         turned.members[0].addr.push('1');
         assert_ne!(three().cluster_id(), turned.cluster_id());
+    }
+
+    #[test]
+    fn with_an_id_given_members_may_move_but_not_change() {
+        let named = |change: fn(&mut Config)| {
+            let mut config = Config { cluster_id: Some(7), ..three() };
+            change(&mut config);
+            config.cluster_id()
+        };
+        assert_eq!(named(|_| ()), named(|c| c.members[0].addr.push('1')));
+        assert_ne!(named(|_| ()), named(|c| drop(c.members.pop())));
+        assert_ne!(named(|_| ()), named(|c| c.cluster_id = Some(8)));
     }
 }

@@ -51,6 +51,8 @@
 //! | [`ProposeError::Unknown`] | may have been applied, or may still be |
 //! | any other [`ProposeError`] | not applied, and never will be |
 
+#![warn(unreachable_pub)]
+
 mod config;
 mod error;
 mod flow;

@@ -16,7 +16,7 @@ use crate::flow::shared::{Shared, Stop};
 use crate::pending::{Pending, Token, WAITING_CALLER};
 use crate::status::{RingStatus, Role, Status};
 use crate::wire::MAX_ATTACHED;
-use crate::{Config, Fault, ProposeError, StartError, StateMachine};
+use crate::{Config, Fault, NodeId, ProposeError, StartError, StateMachine};
 
 pub use crate::flow::runner::Driver;
 
@@ -59,8 +59,7 @@ impl Node {
     /// [`StartError`]: nothing runs then.
     pub fn start(config: Config, machine: impl StateMachine) -> Result<Self, StartError> {
         let config = config.checked()?;
-        let listener = bind(&config)?;
-        Self::launch(listener, config, Box::new(machine))
+        Self::launch(|| bind(&config), &config, Box::new(machine))
     }
 
     /// As [`start`](Node::start), on a listener that is bound already; peers reach it under this member's address.
@@ -72,14 +71,18 @@ impl Node {
         config: Config,
         machine: impl StateMachine,
     ) -> Result<Self, StartError> {
-        Self::launch(listener, config.checked()?, Box::new(machine))
+        Self::launch(|| Ok(listener), &config.checked()?, Box::new(machine))
     }
 
-    fn launch(listener: TcpListener, config: Config, machine: Box<dyn StateMachine>) -> Result<Self, StartError> {
-        let graph = graph::build(listener, &config, machine)?;
+    fn launch(
+        listener: impl FnOnce() -> Result<TcpListener, StartError>,
+        config: &Config,
+        machine: Box<dyn StateMachine>,
+    ) -> Result<Self, StartError> {
+        let graph = graph::build(listener, config, machine)?;
         let (shared, propose) = (graph.shared.clone(), graph.propose.clone());
-        let threads = graph.spawn(&config)?;
-        Ok(Self::new(shared, propose, &config, threads))
+        let threads = graph.spawn(config)?;
+        Ok(Self::new(shared, propose, config, threads))
     }
 
     /// Starts a node without threads: the embedder runs it by calling [`Driver::poll`] from a thread of its own.
@@ -91,8 +94,7 @@ impl Node {
         machine: impl StateMachine,
     ) -> Result<(Self, Driver), StartError> {
         let config = config.checked()?;
-        let listener = bind(&config)?;
-        let graph = graph::build(listener, &config, Box::new(machine))?;
+        let graph = graph::build(|| bind(&config), &config, Box::new(machine))?;
         let (shared, propose) = (graph.shared.clone(), graph.propose.clone());
         let driver = graph.drive(&config);
         Ok((Self::new(shared, propose, &config, Vec::new()), driver))
@@ -213,9 +215,14 @@ impl Node {
         }
     }
 
+    /// Who leads, as far as this node knows; cheaper than the whole [`status`](Node::status).
+    pub fn leader(&self) -> Option<NodeId> {
+        self.inner.shared.leader()
+    }
+
     /// Waits until this node leads or knows who does, for `limit` at the most; `None` when the time is over or the node
     /// has stopped.
-    pub fn wait_for_leader(&self, limit: Duration) -> Option<crate::NodeId> {
+    pub fn wait_for_leader(&self, limit: Duration) -> Option<NodeId> {
         let deadline = Instant::now() + limit;
         loop {
             if let Some(leader) = self.inner.shared.leader() {

@@ -11,6 +11,7 @@ mod machine;
 mod resp;
 mod server;
 
+use std::io::IsTerminal;
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -124,7 +125,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let done = match &cli.command {
         None => demo::run(cli.demo.seconds, cli.demo.data.as_deref()),
         Some(What::Serve(args)) => serve(args),

@@ -57,7 +57,6 @@ pub struct Server {
     todo: Vec<usize>,
     next_todo: Vec<usize>,
     encoded: Vec<u8>,
-    args: Vec<(usize, usize)>,
     busy_since: Option<Instant>,
     accepted: u64,
     commands: u64,
@@ -86,7 +85,6 @@ impl Server {
             todo: Vec::new(),
             next_todo: Vec::new(),
             encoded: Vec::new(),
-            args: Vec::new(),
             busy_since: None,
             accepted: 0,
             commands: 0,
@@ -349,7 +347,10 @@ impl Server {
     fn hand_in(&mut self, connection: &mut Connection, at: usize, is_read: bool) -> bool {
         let tag = tag(at, self.places[at].generation, connection.next_number());
         let id = self.outbox.id();
-        let handed = if is_read {
+        // Without a leader a request waits too, for a while: most elections are shorter.
+        let handed = if self.node.leader().is_none() {
+            Err(ProposeError::Busy)
+        } else if is_read {
             self.node.read_to(id, tag, &self.encoded, Consistency::Linearizable)
         } else {
             self.node.propose_to(id, tag, &self.encoded)
@@ -370,6 +371,11 @@ impl Server {
                 false
             }
             Err(error) => {
+                let error = if error == ProposeError::Busy && self.node.leader().is_none() {
+                    ProposeError::NotLeader { leader: None }
+                } else {
+                    error
+                };
                 let resp3 = connection.client.resp3;
                 write_outcome(Err(error), &[], connection.reply_place(), resp3);
                 true

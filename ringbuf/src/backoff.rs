@@ -1,7 +1,8 @@
 //! What a polling thread does between two polls that found nothing.
 //!
-//! Waking a sleeping core costs tens of microseconds, so a thread that has just worked looks a little longer before it
-//! sleeps; a thread that has nothing to do for longer than that sleeps and costs nothing.
+//! Waking a sleeping core costs tens of microseconds, so a thread that has just worked looks a
+//! little longer before it sleeps; a thread that has nothing to do for longer than that sleeps and
+//! costs nothing.
 
 use std::hint;
 use std::thread;
@@ -19,8 +20,8 @@ pub enum Idle {
     Yield,
     /// Yields for as long as `grace` after the last work, then sleeps until it is woken.
     Park {
-        /// How long to yield before sleeping. Zero sleeps at once. A longer grace saves wake-ups (tens of
-        /// microseconds each) and costs that much of a core after every burst.
+        /// How long to yield before sleeping. Zero sleeps at once. A longer grace saves wake-ups
+        /// (tens of microseconds each) and costs that much of a core after every burst.
         grace: Duration,
     },
 }
@@ -40,7 +41,8 @@ impl Default for Idle {
 pub enum Rest {
     /// Poll again: the pause has been made already.
     Again,
-    /// Sleep, by [`Sleeper::park`](crate::Sleeper::park) or [`Sleeper::sleep`](crate::Sleeper::sleep), then poll.
+    /// Sleep, by [`Sleeper::park`](crate::Sleeper::park) or
+    /// [`Sleeper::sleep`](crate::Sleeper::sleep), then poll.
     Sleep,
 }
 
@@ -71,8 +73,9 @@ impl Backoff {
         self.idle_since = None;
     }
 
-    /// After a poll that found nothing: makes the pause that is due, or says that it is time to sleep. It goes on
-    /// saying so until [`Backoff::worked`], so that who wakes up for a timer alone sleeps again at once.
+    /// After a poll that found nothing: makes the pause that is due, or says that it is time to
+    /// sleep. It goes on saying so until [`Backoff::worked`], so that who wakes up for a timer
+    /// alone sleeps again at once.
     #[inline]
     pub fn rest(&mut self) -> Rest {
         let Idle::Park { grace } = self.idle else {

@@ -1,6 +1,7 @@
 //! How full a ring is and how much went through it, for whoever looks from outside.
 //!
-//! Every counter has one writer at a time and is on a cache line of that writer's, so keeping it costs a plain store.
+//! Every counter has one writer at a time and is on a cache line of that writer's, so keeping it
+//! costs a plain store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use crossbeam_utils::CachePadded;
 
 /// Reads the counters of a ring, from any thread and at any time. Cheap to clone.
 ///
-/// Counters are read one after the other while the ring goes on: they are each right, and together nearly so.
+/// Counters are read one after the other while the ring goes on: they are each right, and together
+/// nearly so.
 #[derive(Clone)]
 pub struct Gauge {
     counters: Arc<Counters>,
@@ -36,8 +38,8 @@ impl Gauge {
 
     /// How many slots are sent and not yet released by the reader; at most [`Gauge::capacity`].
     pub fn depth(&self) -> usize {
-        // The reader's counter first: what is sent in between then counts as depth, and the result is never negative
-        // but for a reader that counted a slot sooner than its writer did.
+        // The reader's counter first: what is sent in between then counts as depth, and the result
+        // is never negative but for a reader that counted a slot sooner than its writer did.
         let received = self.received();
         let depth = self.sent().saturating_sub(received);
         usize::try_from(depth)
@@ -101,7 +103,8 @@ impl Counters {
         })
     }
 
-    /// Called by the reader after it released the slots: who reads the number here may count on them to be free.
+    /// Called by the reader after it released the slots: who reads the number here may count on
+    /// them to be free.
     pub(crate) fn set_received(&self, received: u64) {
         self.received.store(received, Release);
     }

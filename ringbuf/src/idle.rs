@@ -9,15 +9,18 @@
 //!   (5) asleep = false       withdraw
 //! ```
 //!
-//! Why nothing is lost: both fences are sequentially consistent, so they have an order. If the reader's is first, the
-//! writer's look at (3) sees the announcement and notifies; if the writer's is first, the reader's look at (3) sees
-//! the slot and does not sleep. A notification that comes between the reader's (3) and (4) is kept by whatever it
-//! sleeps on: a thread's park token, an eventfd. Of many writers only the one that takes the announcement down notifies;
-//! the others need not.
+//! Why nothing is lost: both fences are sequentially consistent, so they have an order. If the
+//! reader's is first, the writer's look at (3) sees the announcement and notifies; if the writer's
+//! is first, the reader's look at (3) sees the slot and does not sleep. A notification that comes
+//! between the reader's (3) and (4) is kept by whatever it sleeps on: a thread's park token, an
+//! eventfd. Of many writers only the one that takes the announcement down notifies; the others need
+//! not.
 //!
-//! Why nothing is wasted: while the reader is awake a writer pays a fence and a load of a line that nobody writes.
+//! Why nothing is wasted: while the reader is awake a writer pays a fence and a load of a line that
+//! nobody writes.
 //!
-//! `tests/loom.rs` runs this very code through every interleaving, and shows that it fails without (2) or (3).
+//! `tests/loom.rs` runs this very code through every interleaving of up to three preemptions, and
+//! shows that one is found in which it fails without (2) or (3).
 
 use std::cell::Cell;
 use std::fmt;
@@ -32,8 +35,9 @@ use crate::sync::{self, Arc, AtomicBool, AtomicU64, Thread, fence};
 
 /// What gets a sleeping thread out of its sleep: an unpark, or a write to an eventfd it polls.
 ///
-/// A notification must not be lost when it comes just before the sleep begins: it ends that sleep at once. It may be
-/// called from many threads at the same time, and must neither block nor panic. Any `Fn()` is one.
+/// A notification must not be lost when it comes just before the sleep begins: it ends that sleep
+/// at once. It may be called from many threads at the same time, and must neither block nor panic.
+/// Any `Fn()` is one.
 pub trait Notify: Send + Sync {
     /// Ends the sleep that goes on, or the next one.
     fn notify(&self);
@@ -47,14 +51,16 @@ impl<F: Fn() + Send + Sync> Notify for F {
 
 /// Where one sleeper and all its wakers meet.
 struct Bell {
-    /// What: the sleeper has announced that it is about to sleep, or sleeps. Use: writers read it after each send.
-    /// Invariant: set by the sleeper alone; whoever takes it down, other than the sleeper, notifies.
+    /// What: the sleeper has announced that it is about to sleep, or sleeps. Use: writers read it
+    /// after each send. Invariant: set by the sleeper alone; whoever takes it down, other than the
+    /// sleeper, notifies.
     asleep: CachePadded<AtomicBool>,
     notifications: AtomicU64,
     notify: Box<dyn Notify>,
 }
 
-/// Wakes the thread that owns the [`Sleeper`] it comes from. Cheap to clone: one thread has one for all its rings.
+/// Wakes the thread that owns the [`Sleeper`] it comes from. Cheap to clone: one thread has one for
+/// all its rings.
 #[derive(Clone)]
 pub struct Waker {
     bell: Option<Arc<Bell>>,
@@ -66,8 +72,9 @@ impl Waker {
         Self { bell: None }
     }
 
-    /// To be called after whatever the sleeper looks for was published. A fence and a load when it is awake; notifies
-    /// it when it sleeps or is about to. Never blocks. Callable on the sleeper's own thread too.
+    /// To be called after whatever the sleeper looks for was published. A fence and a load when it
+    /// is awake; notifies it when it sleeps or is about to. Never blocks. Callable on the sleeper's
+    /// own thread too.
     #[inline]
     pub fn wake(&self) {
         let Some(bell) = &self.bell else { return };
@@ -77,7 +84,8 @@ impl Waker {
         }
     }
 
-    /// How often a sleeper was notified by any of its wakers so far: a system call each. 0 for [`Waker::none`].
+    /// How often a sleeper was notified by any of its wakers so far: a system call each. 0 for
+    /// [`Waker::none`].
     pub fn notifications(&self) -> u64 {
         self.bell
             .as_ref()
@@ -88,9 +96,10 @@ impl Waker {
 impl Bell {
     #[cold]
     fn ring(&self) {
-        // Acquire pairs with the announcement's Release: what the sleeper did before it, such as saying which thread
-        // it is, is seen by `notify`. Not a swap: who finds the announcement gone must not write over the next one's
-        // place either, and loom (which is laxer about read-modify-writes than the language) reports one that does.
+        // Acquire pairs with the announcement's Release: what the sleeper did before it, such as
+        // saying which thread it is, is seen by `notify`. Who finds the announcement gone writes
+        // nothing, which a swap would: by loom's lights (it is laxer about read-modify-writes than
+        // the language) such a write may hide the next announcement.
         if self
             .asleep
             .compare_exchange(true, false, Acquire, Relaxed)
@@ -107,7 +116,8 @@ impl Bell {
 /// Made wherever the rings are made and moved to the thread that will sleep.
 pub struct Sleeper {
     bell: Arc<Bell>,
-    /// The thread to unpark, for [`Sleeper::parking`]. Invariant: set before the first announcement.
+    /// The thread to unpark, for [`Sleeper::parking`]. Invariant: set before the first
+    /// announcement.
     thread: Option<StdArc<OnceLock<Thread>>>,
     /// Not `Sync`: two threads cannot share one announcement.
     one_thread: PhantomData<Cell<()>>,
@@ -119,7 +129,8 @@ impl Sleeper {
         Self::with(Box::new(notify), None)
     }
 
-    /// A sleeper that parks its thread; see [`Sleeper::park`]. The thread is the first that goes to sleep.
+    /// A sleeper that parks its thread; see [`Sleeper::park`]. The thread is the first that goes to
+    /// sleep.
     pub fn parking() -> Self {
         let thread = StdArc::new(OnceLock::new());
         Self::with(Box::new(Unpark(StdArc::clone(&thread))), Some(thread))
@@ -146,11 +157,11 @@ impl Sleeper {
         }
     }
 
-    /// Announces the sleep, looks once more with `has_work`, and runs `sleep` only if that finds none. Returns whether
-    /// it slept.
+    /// Announces the sleep, looks once more with `has_work`, and runs `sleep` only if that finds
+    /// none. Returns whether it slept.
     ///
-    /// `has_work` must look at everything that wakers of this sleeper publish. `sleep` blocks until it is notified, and
-    /// may return earlier or for no reason: the caller polls and comes again.
+    /// `has_work` must look at everything that wakers of this sleeper publish. `sleep` blocks until
+    /// it is notified, and may return earlier or for no reason: the caller polls and comes again.
     ///
     /// # Panics
     /// When it was made by [`Sleeper::parking`] and has slept on another thread before.
@@ -163,7 +174,8 @@ impl Sleeper {
         if slept {
             sleep();
         }
-        // A waker may take the announcement down at the same moment and notify: then the next sleep is short.
+        // A waker may take the announcement down at the same moment and notify: then the next sleep
+        // is short.
         self.bell.asleep.store(false, Relaxed);
         slept
     }
@@ -171,8 +183,8 @@ impl Sleeper {
     /// [`Sleeper::sleep`] by parking the thread, at most for `timeout`. Returns whether it parked.
     ///
     /// # Panics
-    /// When the sleeper was not made by [`Sleeper::parking`], since then nobody would unpark it; and as
-    /// [`Sleeper::sleep`].
+    /// When the sleeper was not made by [`Sleeper::parking`], since then nobody would unpark it;
+    /// and as [`Sleeper::sleep`].
     pub fn park(&self, has_work: impl FnOnce() -> bool, timeout: Option<Duration>) -> bool {
         assert!(
             self.thread.is_some(),

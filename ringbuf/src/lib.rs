@@ -7,17 +7,18 @@
 //! ```
 //!
 //! What holds:
-//! - Slots are made once, by [`ring`] or [`ring_many`], and used again and again: sending and receiving allocate
-//!   nothing and wait for nobody. The writer that finds no slot free is told [`Full`] at once.
+//! - Slots are made once, by [`ring`] or [`ring_many`], and used again and again: sending and
+//!   receiving allocate nothing and wait for nobody. The writer that finds no slot free is told
+//!   [`Full`] at once.
 //! - What one thread sends arrives in that order, every slot exactly once.
 //! - A writer cannot keep a reference into a slot, nor a reader: both see it inside a closure only.
 //! - A reader bounds what it takes ([`Receiver::drain`]) and may leave the rest ([`Take::Stop`]).
-//! - A panic in a closure loses at most the slot it was about: the ring goes on ([`Sender::try_send`],
-//!   [`ManySender::try_send`] and [`Receiver::drain`] say how).
+//! - A panic in a closure loses at most the slot it was about: the ring goes on
+//!   ([`Sender::try_send`], [`ManySender::try_send`] and [`Receiver::drain`] say how).
 //! - A wake-up is never lost: [`Sleeper`] announces, looks again, and only then sleeps.
 //!
-//! The slots and cursors are those of the `disruptor` crate, of which this is the one user: its event poller and its
-//! `try_publish`, and nothing else of it. There is no unsafe code here.
+//! The slots and cursors are those of the `disruptor` crate, of which this is the one user: its
+//! event poller and its `try_publish`, and nothing else of it. There is no unsafe code here.
 //!
 //! ```
 //! use ringbuf::{Backoff, Idle, Rest, Sleeper};
@@ -52,7 +53,8 @@ mod backoff;
 mod idle;
 mod sync;
 
-// Under loom only the wake-up protocol is compiled: the rings are made of std's atomics, which loom cannot follow.
+// Under loom only the wake-up protocol is compiled: the rings are made of std's atomics, which loom
+// cannot follow.
 #[cfg(not(all(loom, test)))]
 mod gauge;
 #[cfg(not(all(loom, test)))]

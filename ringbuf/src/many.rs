@@ -1,10 +1,11 @@
 //! The ring with many writers and one reader: the way into the pipeline, from any thread.
 //!
-//! A writer claims the next slot, fills it and publishes it; the reader takes slots in the order of the claims, so a
-//! writer that is preempted while it fills holds up those behind it. Hence `fill` only copies.
+//! A writer claims the next slot, fills it and publishes it; the reader takes slots in the order of
+//! the claims, so a writer that is preempted while it fills holds up those behind it. Hence `fill`
+//! only copies.
 //!
-//! The crate's own handle needs `&mut`, and cloning it takes a lock and allocates. So a fixed set of handles, the
-//! stripes, is made at the start, and whoever sends borrows one that is free.
+//! The crate's own handle needs `&mut`, and cloning it takes a lock and allocates. So a fixed set
+//! of handles, the stripes, is made at the start, and whoever sends borrows one that is free.
 
 use std::cell::Cell;
 use std::fmt;
@@ -28,7 +29,12 @@ pub const MIN_MANY_CAPACITY: usize = 64;
 /// How many threads can send at the very same moment without one of them having to yield.
 const STRIPES: usize = 16;
 
-/// Makes a ring of `capacity` slots with any number of writers and one reader; else as [`ring`](crate::ring()).
+/// Makes a ring of `capacity` slots with any number of writers and one reader; else as
+/// [`ring`](crate::ring()).
+///
+/// The reader looks over everything that is published each time it drains the ring or asks whether
+/// it is empty, at about a nanosecond a slot. So a deep ring should be drained with a limit of
+/// hundreds.
 ///
 /// # Panics
 /// When `capacity` is not a power of two, or less than [`MIN_MANY_CAPACITY`].
@@ -76,14 +82,15 @@ pub(crate) struct Slot<T> {
 type Stripe<T> = Mutex<MultiProducer<Slot<T>, SingleConsumerBarrier>>;
 
 struct Shared<T> {
-    /// A stripe is only ever tried, never waited for: the mutex is the busy flag of a handle that wants `&mut`.
+    /// A stripe is only ever tried, never waited for: the mutex is the busy flag of a handle that
+    /// wants `&mut`.
     stripes: Box<[CachePadded<Stripe<T>>]>,
     counters: Arc<Counters>,
     reader: Waker,
 }
 
-/// A writer of a ring that has many; clone it or share it by reference, both as you like. When the last is dropped
-/// the reader still gets what was sent.
+/// A writer of a ring that has many; clone it or share it by reference, both as you like. When the
+/// last is dropped the reader still gets what was sent.
 pub struct ManySender<T> {
     shared: Arc<Shared<T>>,
 }
@@ -97,20 +104,24 @@ impl<T> Clone for ManySender<T> {
 }
 
 impl<T: Send + Sync + 'static> ManySender<T> {
-    /// Fills the next slot, sends it, and wakes the reader if it sleeps. What one thread sends arrives in that order.
+    /// Fills the next slot, sends it, and wakes the reader if it sleeps. What one thread sends
+    /// arrives in that order.
     ///
-    /// `fill` should only copy: until it returns, the reader gets nothing that others claim after it. It must not send
-    /// on the same ring. The slot holds whatever it was last filled with, or the value it was made with.
+    /// `fill` should only copy: until it returns, the reader gets nothing that others claim after
+    /// it. It must not send on the same ring. The slot holds whatever it was last filled with, or
+    /// the value it was made with.
     ///
-    /// A panic in `fill` comes through to the caller. The slot, which is claimed by then, goes out marked, and the
-    /// reader passes over it: no hole is left that would stop the ring. (It counts as sent and as received.)
+    /// A panic in `fill` comes through to the caller. The slot, which is claimed by then, goes out
+    /// marked, and the reader passes over it: no hole is left that would stop the ring. (It counts
+    /// as sent and as received.)
     ///
-    /// Takes no lock and waits for no other writer, but that when as many threads as there are stripes (16) are inside
-    /// this function at the same moment, the next one yields until one of them is through.
+    /// Takes no lock and waits for no other writer, but that when as many threads as there are
+    /// stripes (16) are inside this function at the same moment, the next one yields until one of
+    /// them is through.
     ///
     /// # Errors
-    /// [`Full`] when no slot is free, also when the reader was dropped and the ring has filled up. `fill` is not called
-    /// then.
+    /// [`Full`] when no slot is free, also when the reader was dropped and the ring has filled up.
+    /// `fill` is not called then.
     pub fn try_send(&self, fill: impl FnOnce(&mut T)) -> Result<(), Full> {
         let shared = &*self.shared;
         let (mut producer, lane) = shared.free_stripe();
@@ -151,7 +162,8 @@ impl<T> Shared<T> {
             for at in (own..own + STRIPES).map(|at| at % STRIPES) {
                 let producer = match self.stripes[at].try_lock() {
                     Ok(producer) => producer,
-                    // No panic passes a handle half used: the one in `fill` is caught before it gets there.
+                    // No panic passes a handle half used: the one in `fill` is caught before it
+                    // gets there.
                     Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                     Err(TryLockError::WouldBlock) => continue,
                 };
@@ -216,7 +228,8 @@ mod tests {
         assert_eq!(receiver.drain(8, |value| assert_eq!(*value, 1)), 1);
     }
 
-    /// A writer that is inside its closure holds up what is claimed after it, and what was claimed before goes out.
+    /// A writer that is inside its closure holds up what is claimed after it, and what was claimed
+    /// before goes out.
     #[test]
     fn slots_come_in_the_order_of_their_claims() {
         let (sender, mut receiver) = ring_many("claims", 64, || 0, Waker::none());

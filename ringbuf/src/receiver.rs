@@ -1,8 +1,9 @@
 //! The reading end: batches of bounded size, whose slots are freed at the end of the batch.
 //!
-//! How a batch is given back in part. The crate's guard over a batch frees all of it when it is dropped, read or not.
-//! So the guard is kept from being dropped unless all was taken; a forgotten guard frees nothing and holds nothing. What
-//! was taken is then freed by polling again for exactly that many slots, and dropping that guard.
+//! How a batch is given back in part. The crate's guard over a batch frees all of it when it is
+//! dropped, read or not. So the guard is kept from being dropped unless all was taken; a forgotten
+//! guard frees nothing and holds nothing. What was taken is then freed by polling again for exactly
+//! that many slots, and dropping that guard.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -23,7 +24,8 @@ pub enum Take {
     Stop,
 }
 
-/// The one reader of a ring. When it is dropped, writers find the ring [`Full`](crate::Full) before long.
+/// The one reader of a ring. When it is dropped, writers find the ring [`Full`](crate::Full) before
+/// long.
 pub struct Receiver<T> {
     poller: Poller<T>,
     progress: Progress,
@@ -47,17 +49,17 @@ impl<T: Send + Sync + 'static> Receiver<T> {
         }
     }
 
-    /// From now on `writer` is woken whenever slots were released, at the end of each batch: for a writer that sleeps
-    /// while the ring has no room for it.
+    /// From now on `writer` is woken whenever slots were released, at the end of each batch: for a
+    /// writer that sleeps while the ring has no room for it.
     pub fn wake_on_release(&mut self, writer: Waker) {
         self.progress.writer = writer;
     }
 
-    /// Shows `each` up to `limit` slots, in the order in which they were sent, and then frees them all. Returns how
-    /// many. Never blocks.
+    /// Shows `each` up to `limit` slots, in the order in which they were sent, and then frees them
+    /// all. Returns how many. Never blocks.
     ///
-    /// When `each` panics, the slot it was shown counts as taken, as those before it do: what makes a reader panic does
-    /// not come again. Those after it do.
+    /// When `each` panics, the slot it was shown counts as taken, as those before it do: what makes
+    /// a reader panic does not come again. Those after it do.
     #[inline]
     pub fn drain(&mut self, limit: usize, mut each: impl FnMut(&T)) -> usize {
         self.drain_while(limit, |slot| {
@@ -66,8 +68,8 @@ impl<T: Send + Sync + 'static> Receiver<T> {
         })
     }
 
-    /// As [`Receiver::drain`], until `each` says [`Take::Stop`]: the slot it says that of is not taken and comes again.
-    /// Returns how many were taken.
+    /// As [`Receiver::drain`], until `each` says [`Take::Stop`]: the slot it says that of is not
+    /// taken and comes again. Returns how many were taken.
     pub fn drain_while(&mut self, limit: usize, mut each: impl FnMut(&T) -> Take) -> usize {
         let progress = &mut self.progress;
         let poller = match &mut self.poller {
@@ -95,8 +97,8 @@ impl<T: Send + Sync + 'static> Receiver<T> {
         }
     }
 
-    /// True when nothing waits to be taken. Exact for this thread's own sends and what it was woken for; what others
-    /// are sending right now may or may not be seen.
+    /// True when nothing waits to be taken. Exact for this thread's own sends and what it was woken
+    /// for; what others are sending right now may or may not be seen.
     pub fn is_empty(&self) -> bool {
         !match &self.poller {
             Poller::One(poller) => poller.has_available(),

@@ -1,7 +1,7 @@
 //! The ring with one writer and one reader: the way between two stages.
 //!
-//! What holds: `received <= sent <= received + capacity`; the slots `received .. sent` are the reader's, the others the
-//! writer's.
+//! What holds: `received <= sent <= received + capacity`; the slots `received .. sent` are the
+//! reader's, the others the writer's.
 
 use std::error::Error;
 use std::fmt;
@@ -13,8 +13,9 @@ use crate::gauge::{Counters, Gauge};
 use crate::idle::Waker;
 use crate::receiver::{Poller, Receiver};
 
-/// Makes a ring of `capacity` slots with one writer and one reader. `slot` is called once for each slot, now; `reader`
-/// wakes the reader's thread after each send. `name` is for messages and gauges.
+/// Makes a ring of `capacity` slots with one writer and one reader. `slot` is called once for each
+/// slot, now; `reader` wakes the reader's thread after each send. `name` is for messages and
+/// gauges.
 ///
 /// # Panics
 /// When `capacity` is not a power of two.
@@ -44,7 +45,8 @@ pub fn ring<T: Send + Sync + 'static>(
 
 /// The ring has no free slot; nothing was sent.
 ///
-/// The reader is behind. An edge tells its caller so; a stage stops taking input until there is room.
+/// The reader is behind. An edge tells its caller so; a stage stops taking input until there is
+/// room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full {
     /// The name of the ring.
@@ -80,7 +82,8 @@ pub struct Sender<T> {
     counters: Arc<Counters>,
     /// Slots sent so far.
     sent: u64,
-    /// Slots released by the reader, as far as this side has looked. Invariant: never ahead of the reader.
+    /// Slots released by the reader, as far as this side has looked. Invariant: never ahead of the
+    /// reader.
     received: u64,
     reader: Waker,
 }
@@ -88,12 +91,13 @@ pub struct Sender<T> {
 impl<T: Send + Sync + 'static> Sender<T> {
     /// Fills the next slot, sends it, and wakes the reader if it sleeps. Never blocks.
     ///
-    /// The slot holds whatever it was last filled with, or the value it was made with: that is how buffers are used
-    /// again. A panic in `fill` comes through to the caller; the slot is not sent, and the next `try_send` fills it.
+    /// The slot holds whatever it was last filled with, or the value it was made with: that is how
+    /// buffers are used again. A panic in `fill` comes through to the caller; the slot is not sent,
+    /// and the next `try_send` fills it.
     ///
     /// # Errors
-    /// [`Full`] when no slot is free, also when the reader was dropped and the ring has filled up. `fill` is not called
-    /// then.
+    /// [`Full`] when no slot is free, also when the reader was dropped and the ring has filled up.
+    /// `fill` is not called then.
     #[inline]
     pub fn try_send(&mut self, fill: impl FnOnce(&mut T)) -> Result<(), Full> {
         if self.producer.try_publish(fill).is_err() {
@@ -106,15 +110,15 @@ impl<T: Send + Sync + 'static> Sender<T> {
         Ok(())
     }
 
-    /// How many slots are certainly free: that many `try_send`s will succeed. Looks at the reader's counter; see
-    /// [`Sender::has_room`] for what is cheaper.
+    /// How many slots are certainly free: that many `try_send`s will succeed. Looks at the reader's
+    /// counter; see [`Sender::has_room`] for what is cheaper.
     pub fn room(&mut self) -> usize {
         self.received = self.counters.received();
         self.known_room()
     }
 
-    /// Whether `count` slots are certainly free. Looks at the reader's counter only when what it saw there last does
-    /// not suffice.
+    /// Whether `count` slots are certainly free. Looks at the reader's counter only when what it
+    /// saw there last does not suffice.
     #[inline]
     pub fn has_room(&mut self, count: usize) -> bool {
         self.known_room() >= count || self.room() >= count

@@ -25,7 +25,8 @@ mod imp {
 
     use std::time::Duration;
 
-    /// Time does not pass in a model: who is not woken sleeps for ever, and loom calls that a deadlock.
+    /// Time does not pass in a model: who is not woken sleeps for ever, and loom calls that a
+    /// deadlock.
     pub(crate) fn park(_timeout: Option<Duration>) {
         loom::thread::park();
     }

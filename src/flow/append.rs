@@ -162,7 +162,9 @@ impl<D: Dir> Append<D> {
     }
 
     pub(crate) fn has_work(&mut self) -> bool {
-        !self.entries.is_empty()
+        // A flush may have ended since the last look, and whoever announced that found this thread awake. An error is kept
+        // by the log and comes again at the next turn.
+        !self.entries.is_empty() || !matches!(self.finish_flush(), Ok(0))
     }
 
     /// Writes and flushes what is left, and leaves a settled log behind.

@@ -70,8 +70,9 @@ struct Brain {
     /// Proposals being gathered for the leader; likewise.
     forwards: Vec<u8>,
     refused: Vec<u8>,
-    /// Where each reader of the batch of reads stands that was asked for under one context.
+    /// `(context, token)` of the reads that wait for their index; those of one turn share a context.
     reads: VecDeque<(u64, u64)>,
+    /// Rises from a number of this process's own, so that an answer to an earlier life's question confirms nothing here.
     next_read: u64,
     last_time_us: u64,
     durable_write: u64,
@@ -97,6 +98,7 @@ impl Consensus {
         apply: Waker,
         config: &Config,
         last_time_us: u64,
+        first_read: u64,
     ) -> Self {
         let limits = Limits {
             batch_bytes: config.max_batch_bytes,
@@ -115,7 +117,7 @@ impl Consensus {
             forwards: Vec::with_capacity(limits.batch_bytes),
             refused: Vec::with_capacity(4 << 10),
             reads: VecDeque::with_capacity(limits.max_reads),
-            next_read: 1,
+            next_read: first_read,
             last_time_us,
             durable_write: 0,
             peers_due_us: 0,

@@ -1,7 +1,7 @@
 //! Where a node is put together: opens what it stands on, makes the rings, and gives each stage its ends of them.
 
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ struct Wakers {
 }
 
 pub(crate) fn build(
-    listener: TcpListener,
+    listener: impl FnOnce() -> Result<TcpListener, StartError>,
     config: &Config,
     machine: Box<dyn StateMachine>,
 ) -> Result<Graph, StartError> {
@@ -92,15 +92,18 @@ pub(crate) fn build(
         Threads::Auto => runner::cores() >= 8,
     };
 
-    let (log, recovered) = open_log(config)?;
+    // The directory first: that another process has it says more than that its port is taken.
+    let flush_bell = Arc::new(OnceLock::new());
+    let (log, recovered) = open_log(config, flush_bell.clone())?;
     report_recovery(config, &recovered);
-    let mut net = open_net(listener, config, recovered.identity.incarnation, nonce)?;
+    let mut net = open_net(listener()?, config, recovered.identity.incarnation, nonce)?;
     if let Some(fd) = log.completion_fd().filter(|_| !per_stage) {
         net.watch(fd).map_err(|source| StartError::Io { what: "watching io_uring completions".into(), source })?;
     }
 
     let sleepers = Sleepers::new(&net, per_stage);
     let wakers = sleepers.wakers();
+    assert!(flush_bell.set(wakers.append.clone()).is_ok(), "the flush has one bell");
     // `replied`: apply and consensus -> reply. See `flow/reply.rs`.
     let (sinks, replied) = Sinks::new(config.max_pending, wakers.reply.clone());
     let table = Arc::new(Table::new(config.max_pending, config.inline_bytes, (nonce >> 32) as u32, sinks));
@@ -188,6 +191,7 @@ pub(crate) fn build(
         wakers.apply.clone(),
         config,
         recovered.last_time_us,
+        nonce >> 2,
     );
     let inbound = Inbound::new(in_small, in_bulk, shared.clone(), config.max_entry_bytes);
     let network = Network::new(
@@ -246,7 +250,7 @@ impl Sleepers {
     }
 }
 
-fn open_log(config: &Config) -> Result<(Log<Disk>, Recovered), StartError> {
+fn open_log(config: &Config, flush_bell: Arc<OnceLock<Waker>>) -> Result<(Log<Disk>, Recovered), StartError> {
     let mut options = Options::default();
     options.segment_bytes = config.segment_bytes;
     options.max_record_bytes = config.max_entry_bytes;
@@ -256,6 +260,11 @@ fn open_log(config: &Config) -> Result<(Log<Disk>, Recovered), StartError> {
         Flush::IoUring => FlushWay::Uring,
         Flush::Thread => FlushWay::Thread,
     };
+    options.on_complete = Some(Arc::new(move || {
+        if let Some(append) = flush_bell.get() {
+            append.wake();
+        }
+    }));
     let dir = Disk::new(config.data_dir.join(format!("group-{}", config.group)));
     Ok(Log::open(dir, options, config.cluster_id(), config.group, u64::from(config.id.0))?)
 }

@@ -46,15 +46,15 @@ impl Inbound {
     pub(crate) fn on(&mut self, event: Event<'_>) -> Handled {
         let handled = match event {
             Event::Up { peer, incarnation } => {
-                tracing::info!(node = self.shared.id.0, peer, incarnation, "peer is up");
+                tracing::debug!(node = self.shared.id.0, peer, incarnation, "peer is up");
                 self.small(peer, Small::Up, &[])
             }
             Event::Down { peer, reason } => {
-                tracing::info!(node = self.shared.id.0, peer, "peer is down: {reason}");
+                tracing::debug!(node = self.shared.id.0, peer, "peer is down: {reason}");
                 self.small(peer, Small::Down, &[])
             }
             Event::Refused { peer, by_peer, refusal } => {
-                tracing::warn!(node = self.shared.id.0, peer, by_peer, "refused: {refusal}");
+                tracing::debug!(node = self.shared.id.0, peer, by_peer, "refused: {refusal}");
                 return Handled::Taken;
             }
             Event::Frame { .. } if self.small.room() <= RESERVE => Handled::Hold,

@@ -1,10 +1,12 @@
-//! Falling asleep and waking up through every interleaving, with the product's own [`Sleeper`] and [`Waker`].
+//! Falling asleep and waking up through every interleaving of up to so many preemptions, with the product's own [`Sleeper`] and
+//! [`Waker`].
 //!
 //! `RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p ringraft-ringbuf --lib --release`
 //!
-//! The ring is a counter here, published with Release and looked at with Acquire as the rings are. A lost wake-up is a
-//! reader that parks for ever, which loom reports as a deadlock: time does not pass in a model. That it would be
-//! reported is shown by the protocol with a step left out, which must fail.
+//! The ring is a counter here, published with Release and looked at with Acquire as the rings are.
+//! A lost wake-up is a reader that parks for ever, which loom reports as a deadlock: time does not
+//! pass in a model. That it would be reported is shown by the protocol with a step left out, which
+//! must fail.
 
 use std::sync::Arc;
 
@@ -15,8 +17,9 @@ use loom::thread;
 
 use crate::{Sleeper, Waker};
 
-/// What a writer publishes and the reader looks for. (Std's `Arc`, since loom's aborts the process when it is dropped
-/// in the unwinding of a model that was found to be wrong, as some here must be.)
+/// What a writer publishes and the reader looks for. (Std's `Arc`, since loom's aborts the process
+/// when it is dropped in the unwinding of a model that was found to be wrong, as some here must
+/// be.)
 #[derive(Clone)]
 struct Published(Arc<AtomicUsize>);
 
@@ -60,8 +63,9 @@ fn write_as_one_of_many(published: &Published, waker: &Waker) -> thread::JoinHan
     })
 }
 
-/// Runs the reader beside its writers and waits for all. The reader has a thread of its own, which ends without waiting
-/// for the writers: a late unpark may hit it anywhere, and in loom one that hits a thread inside `join` is an error.
+/// Runs the reader beside its writers and waits for all. The reader has a thread of its own, which
+/// ends without waiting for the writers: a late unpark may hit it anywhere, and in loom one that
+/// hits a thread inside `join` is an error.
 fn run_all(reader: impl FnOnce() + 'static, writers: Vec<thread::JoinHandle<()>>) {
     let reader = thread::spawn(reader);
     for writer in writers {

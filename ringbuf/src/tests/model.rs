@@ -1,4 +1,5 @@
-//! Both rings against a queue: random sequences of what a writer and a reader can do, each answer compared.
+//! Both rings against a queue: random sequences of what a writer and a reader can do, each answer
+//! compared.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -25,7 +25,8 @@ fn wide(writer: u64, number: u64) -> Wide {
     slot
 }
 
-/// Reads until `count` slots came, parking as `idle` says, and checks each writer's order. Stops now and then.
+/// Reads until `count` slots came, parking as `idle` says, and checks each writer's order. Stops
+/// now and then.
 fn read_in_order(
     mut receiver: Receiver<Wide>,
     sleeper: Sleeper,
@@ -136,7 +137,8 @@ fn more_writers_than_there_are_handles() {
     many_writers_arrive(40, 500, Duration::ZERO);
 }
 
-/// One message at a time around a circle of threads: each hop is a wake-up, and none may be missing.
+/// One message at a time around a circle of threads: each hop is a wake-up, and none may be
+/// missing.
 #[test]
 fn a_message_goes_round_threads_that_all_sleep() {
     const THREADS: usize = 3;

@@ -1,6 +1,7 @@
 //! When a reader is notified, and when it need not be.
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -61,6 +62,24 @@ fn each_sleep_is_notified_anew() {
 }
 
 #[test]
+fn a_writer_of_many_notifies_too_even_one_that_panics() {
+    let (sleeper, notified) = sleeper_that_counts();
+    let (sender, receiver) = ring_many("wake", 64, || 0, sleeper.waker());
+    assert!(sleeper.sleep(|| !receiver.is_empty(), || sender.try_send(|_| ()).unwrap()));
+    assert_eq!(notified.load(Ordering::Relaxed), 1);
+    let sleep = || {
+        let panics = || sender.try_send(|_| resume_unwind(Box::new(())));
+        assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+    };
+    assert!(sleeper.sleep(|| false, sleep));
+    assert_eq!(
+        notified.load(Ordering::Relaxed),
+        2,
+        "its slot has to be passed over"
+    );
+}
+
+#[test]
 fn what_came_before_the_last_look_keeps_the_reader_awake() {
     let sleeper = Sleeper::parking();
     let (mut sender, receiver) = ring("wake", 4, || 0, sleeper.waker());
@@ -73,7 +92,8 @@ fn what_came_before_the_last_look_keeps_the_reader_awake() {
 fn what_comes_after_the_last_look_ends_the_sleep_at_once() {
     let sleeper = Sleeper::parking();
     let (mut sender, receiver) = ring("wake", 4, || 0, sleeper.waker());
-    // The send falls between the look and the park; without its notification this would sleep for ever.
+    // The send falls between the look and the park; without its notification this would sleep for
+    // ever.
     let slept = sleeper.park(
         || {
             let had_work = !receiver.is_empty();
@@ -137,7 +157,6 @@ fn a_parking_sleeper_stays_on_its_thread() {
         sleeper
     });
     let sleeper = sleeper.join().unwrap();
-    let here =
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sleeper.park(|| true, None)));
+    let here = catch_unwind(AssertUnwindSafe(|| sleeper.park(|| true, None)));
     assert!(here.is_err());
 }

@@ -1,0 +1,35 @@
+//! The product from outside: nodes in this process through the public API (`api`), and the counter
+//! example as real processes that are killed, stopped, starved and lied to (`counter`, `faults`).
+//!
+//! Nothing here sleeps for a fixed time: a test waits for a condition and fails when the condition
+//! has not come by [`DEADLINE`].
+
+mod api;
+mod cluster;
+mod counter;
+mod faults;
+mod ports;
+mod tidy;
+
+use std::fmt::Display;
+use std::time::{Duration, Instant};
+
+/// Far more than anything here takes; a test that needs it has failed.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits until `condition` holds.
+fn until(what: impl Display, mut condition: impl FnMut() -> bool) {
+    until_some(what, || condition().then_some(()));
+}
+
+/// Waits until `find` finds something.
+fn until_some<T>(what: impl Display, mut find: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = find() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {DEADLINE:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2)); // The pace of looking, not the wait.
+    }
+}
