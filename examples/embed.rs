@@ -23,9 +23,13 @@ impl StateMachine for Sum {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir()?;
-    let members = vec![Member { id: NodeId(1), addr: "127.0.0.1:7100".into() }];
+    let members = vec![Member {
+        id: NodeId(1),
+        addr: "127.0.0.1:7100".into(),
+    }];
     let node = Node::start(Config::new(NodeId(1), dir.path(), members), Sum::default())?;
-    node.wait_for_leader(Duration::from_secs(10)).ok_or("no leader within 10 s")?;
+    node.wait_for_leader(Duration::from_secs(10))
+        .ok_or("no leader within 10 s")?;
     let reply = node.propose(&5i64.to_le_bytes())?.wait()?; // Durable on a majority, and applied.
     let read = node.read(b"", Consistency::Linearizable)?.wait()?;
     println!("sum {:?} at index {}", read.bytes, reply.index);

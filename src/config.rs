@@ -155,7 +155,9 @@ impl Config {
             proposal_timeout: Duration::from_secs(10),
             forward: true,
             threads: Threads::Auto,
-            idle: IdleWay::Park { grace: Duration::from_micros(50) },
+            idle: IdleWay::Park {
+                grace: Duration::from_micros(50),
+            },
             flush: Flush::Auto,
             segment_bytes: 64 << 20,
             max_entry_bytes: 1 << 20,
@@ -183,14 +185,23 @@ impl Config {
                 return wrong("members: 0 is not a node id, they start at 1".into());
             }
             if self.members[..at].iter().any(|other| other.id == member.id) {
-                return wrong(format!("members: node {} stands twice in the list", member.id));
+                return wrong(format!(
+                    "members: node {} stands twice in the list",
+                    member.id
+                ));
             }
         }
         if !self.members.iter().any(|member| member.id == self.id) {
-            return wrong(format!("members: this node, {}, is not in the list", self.id));
+            return wrong(format!(
+                "members: this node, {}, is not in the list",
+                self.id
+            ));
         }
         if self.election_timeout < Duration::from_millis(10) {
-            return wrong(format!("election_timeout: {:?} is under the minimum of 10ms", self.election_timeout));
+            return wrong(format!(
+                "election_timeout: {:?} is under the minimum of 10ms",
+                self.election_timeout
+            ));
         }
         if self.heartbeat.is_zero() {
             self.heartbeat = self.election_timeout / 10;
@@ -206,12 +217,18 @@ impl Config {
             ("propose_ring", self.propose_ring),
             ("entry_ring", self.entry_ring),
         ] {
-            if !value.is_power_of_two() || value < 8 {
-                return wrong(format!("{name}: {value} is not a power of two of at least 8"));
+            if !value.is_power_of_two() || value < ringbuf::MIN_MANY_CAPACITY {
+                let least = ringbuf::MIN_MANY_CAPACITY;
+                return wrong(format!(
+                    "{name}: {value} is not a power of two of at least {least}"
+                ));
             }
         }
         if self.max_entry_bytes == 0 || self.max_entry_bytes > 16 << 20 {
-            return wrong(format!("max_entry_bytes: {} is not in 1 ..= 16 MiB", self.max_entry_bytes));
+            return wrong(format!(
+                "max_entry_bytes: {} is not in 1 ..= 16 MiB",
+                self.max_entry_bytes
+            ));
         }
         if self.segment_bytes < (64 << 10).max(4 * self.max_entry_bytes as u64) {
             return wrong(format!(
@@ -225,8 +242,13 @@ impl Config {
                 self.max_inflight_bytes, self.max_append_bytes
             ));
         }
-        if self.max_inflight_messages == 0 || self.max_batch_bytes == 0 || self.max_append_bytes == 0 {
-            return wrong("max_inflight_messages, max_batch_bytes and max_append_bytes are at least 1".into());
+        if self.max_inflight_messages == 0
+            || self.max_batch_bytes == 0
+            || self.max_append_bytes == 0
+        {
+            return wrong(
+                "max_inflight_messages, max_batch_bytes and max_append_bytes are at least 1".into(),
+            );
         }
         if self.max_uncommitted_bytes < self.max_batch_bytes {
             return wrong(format!(
@@ -257,7 +279,8 @@ impl Config {
         let text = format!("{:?} {}", self.cluster_id, members.join(","));
         // Two checksums of one text would be functions of each other: the second is of its reverse.
         let turned: String = text.chars().rev().collect();
-        u64::from(crc32c::crc32c(text.as_bytes())) << 32 | u64::from(crc32c::crc32c(turned.as_bytes()))
+        u64::from(crc32c::crc32c(text.as_bytes())) << 32
+            | u64::from(crc32c::crc32c(turned.as_bytes()))
     }
 }
 
@@ -266,7 +289,10 @@ mod tests {
     use super::*;
 
     fn three() -> Config {
-        let member = |id| Member { id: NodeId(id), addr: format!("127.0.0.1:{}", 7100 + id) };
+        let member = |id| Member {
+            id: NodeId(id),
+            addr: format!("127.0.0.1:{}", 7100 + id),
+        };
         Config::new(NodeId(1), "/nowhere", vec![member(1), member(2), member(3)])
     }
 
@@ -303,7 +329,10 @@ mod tests {
     #[test]
     fn with_an_id_given_members_may_move_but_not_change() {
         let named = |change: fn(&mut Config)| {
-            let mut config = Config { cluster_id: Some(7), ..three() };
+            let mut config = Config {
+                cluster_id: Some(7),
+                ..three()
+            };
             change(&mut config);
             config.cluster_id()
         };

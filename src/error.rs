@@ -48,18 +48,30 @@ impl ProposeError {
 impl fmt::Display for ProposeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotLeader { leader: Some(leader) } => {
-                write!(f, "not the leader, node {leader} leads; nothing was appended")
+            Self::NotLeader {
+                leader: Some(leader),
+            } => {
+                write!(
+                    f,
+                    "not the leader, node {leader} leads; nothing was appended"
+                )
             }
             Self::NotLeader { leader: None } => {
                 f.write_str("no leader is known at the moment; nothing was appended, try again")
             }
             Self::Busy => f.write_str("busy; nothing was appended, try again after a pause"),
             Self::TooLarge { max } => {
-                write!(f, "longer than the limit of {max} bytes (Config::max_entry_bytes)")
+                write!(
+                    f,
+                    "longer than the limit of {max} bytes (Config::max_entry_bytes)"
+                )
             }
-            Self::Replaced => f.write_str("the leader changed before it was committed; not applied, try again"),
-            Self::Unknown => f.write_str("outcome unknown: it may have been applied, or may still be"),
+            Self::Replaced => {
+                f.write_str("the leader changed before it was committed; not applied, try again")
+            }
+            Self::Unknown => {
+                f.write_str("outcome unknown: it may have been applied, or may still be")
+            }
             Self::Stopped => f.write_str("the node has stopped; nothing was appended"),
         }
     }

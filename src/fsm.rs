@@ -90,13 +90,31 @@ pub struct Batch<'a> {
 
 impl std::fmt::Debug for Batch<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Batch {{ taken to {}, {} bytes left }}", self.last, self.records.len() - self.at)
+        write!(
+            f,
+            "Batch {{ taken to {}, {} bytes left }}",
+            self.last,
+            self.records.len() - self.at
+        )
     }
 }
 
 impl<'a> Batch<'a> {
-    pub(crate) fn new(records: &'a [u8], reply: &'a mut Vec<u8>, table: &'a Table, own_origin: u64) -> Self {
-        Self { records, at: 0, last: 0, open: None, reply, table, own_origin }
+    pub(crate) fn new(
+        records: &'a [u8],
+        reply: &'a mut Vec<u8>,
+        table: &'a Table,
+        own_origin: u64,
+    ) -> Self {
+        Self {
+            records,
+            at: 0,
+            last: 0,
+            open: None,
+            reply,
+            table,
+            own_origin,
+        }
     }
 
     /// The next command and the buffer for its reply, or `None` at the end of the batch. The reply goes to the

@@ -53,6 +53,8 @@
 
 #![warn(unreachable_pub)]
 
+#[doc(hidden)]
+pub mod bench;
 mod config;
 mod error;
 mod flow;

@@ -114,7 +114,9 @@ impl Node {
             max_spilled_bytes: config.max_spilled_bytes,
             threads: Mutex::new(threads),
         };
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Proposes a command: on the leader it is appended, on a follower it goes to the leader first
@@ -126,7 +128,9 @@ impl Node {
     /// # Errors
     /// `Busy`, `TooLarge`, `Stopped`: at once, nothing was appended. The others come out of the [`Pending`].
     pub fn propose(&self, command: &[u8]) -> Result<Pending, ProposeError> {
-        let token = self.inner.propose(Ask::Command, WAITING_CALLER, 0, command)?;
+        let token = self
+            .inner
+            .propose(Ask::Command, WAITING_CALLER, 0, command)?;
         Ok(self.pending(token))
     }
 
@@ -135,7 +139,9 @@ impl Node {
     /// # Errors
     /// As [`propose`](Node::propose).
     pub fn propose_as_leader(&self, command: &[u8]) -> Result<Pending, ProposeError> {
-        let token = self.inner.propose(Ask::LeaderCommand, WAITING_CALLER, 0, command)?;
+        let token = self
+            .inner
+            .propose(Ask::LeaderCommand, WAITING_CALLER, 0, command)?;
         Ok(self.pending(token))
     }
 
@@ -143,8 +149,15 @@ impl Node {
     ///
     /// # Errors
     /// As [`propose`](Node::propose); a refusal at once is not repeated in the outbox.
-    pub fn propose_to(&self, outbox: OutboxId, tag: u64, command: &[u8]) -> Result<(), ProposeError> {
-        self.inner.propose(Ask::Command, outbox.0, tag, command).map(drop)
+    pub fn propose_to(
+        &self,
+        outbox: OutboxId,
+        tag: u64,
+        command: &[u8],
+    ) -> Result<(), ProposeError> {
+        self.inner
+            .propose(Ask::Command, outbox.0, tag, command)
+            .map(drop)
     }
 
     /// Asks the state machine ([`StateMachine::query`]).
@@ -183,7 +196,9 @@ impl Node {
     /// Attaches a few bytes (64 at the most, the rest is cut off) to every answer that this node gives its leader from
     /// now on; the leader finds them in its `status().peers`. They are not replicated: for what may be lost.
     pub fn set_piggyback(&self, bytes: &[u8]) {
-        self.inner.shared.set_piggyback(&bytes[..bytes.len().min(MAX_ATTACHED)]);
+        self.inner
+            .shared
+            .set_piggyback(&bytes[..bytes.len().min(MAX_ATTACHED)]);
     }
 
     /// What this node knows of itself, now.
@@ -204,13 +219,21 @@ impl Node {
             flushed_entries: marks.flushed_entries.load(Ordering::Relaxed),
             pending: shared.table.taken(),
             flush_way: shared.flush_way(),
-            rings: shared.gauges().iter().map(|gauge| RingStatus {
-                name: gauge.name(),
-                capacity: gauge.capacity(),
-                depth: gauge.depth(),
-                full: gauge.full_count(),
-            }).collect(),
-            peers: if role == Role::Leader { shared.peer_status() } else { Vec::new() },
+            rings: shared
+                .gauges()
+                .iter()
+                .map(|gauge| RingStatus {
+                    name: gauge.name(),
+                    capacity: gauge.capacity(),
+                    depth: gauge.depth(),
+                    full: gauge.full_count(),
+                })
+                .collect(),
+            peers: if role == Role::Leader {
+                shared.peer_status()
+            } else {
+                Vec::new()
+            },
             error: shared.fault(),
         }
     }
@@ -257,31 +280,51 @@ fn bind(config: &Config) -> Result<TcpListener, StartError> {
         .iter()
         .find(|member| member.id == config.id)
         .expect("checked: this node is a member");
-    TcpListener::bind(resolve(&member.addr)?)
-        .map_err(|source| StartError::Io { what: format!("listening on {}", member.addr), source })
+    TcpListener::bind(resolve(&member.addr)?).map_err(|source| StartError::Io {
+        what: format!("listening on {}", member.addr),
+        source,
+    })
 }
 
 /// The first address that a `host:port` stands for.
 pub(crate) fn resolve(addr: &str) -> Result<SocketAddr, StartError> {
     let found = addr.to_socket_addrs().and_then(|mut found| {
-        found.next().ok_or_else(|| std::io::Error::other("the name stands for no address"))
+        found
+            .next()
+            .ok_or_else(|| std::io::Error::other("the name stands for no address"))
     });
-    found.map_err(|source| StartError::Io { what: format!("resolving {addr}"), source })
+    found.map_err(|source| StartError::Io {
+        what: format!("resolving {addr}"),
+        source,
+    })
 }
 
 impl Inner {
-    fn propose(&self, ask: Ask, sink: u32, tag: u64, command: &[u8]) -> Result<Token, ProposeError> {
+    fn propose(
+        &self,
+        ask: Ask,
+        sink: u32,
+        tag: u64,
+        command: &[u8],
+    ) -> Result<Token, ProposeError> {
         if command.len() > self.max_entry_bytes {
-            return Err(ProposeError::TooLarge { max: self.max_entry_bytes });
+            return Err(ProposeError::TooLarge {
+                max: self.max_entry_bytes,
+            });
         }
         let token = self.take(sink, tag, &[])?;
         let spilled = if command.len() <= self.inline_bytes {
             None
         } else {
             // The budget is taken before the bytes are.
-            let before = self.shared.spilled_bytes.fetch_add(command.len(), Ordering::Relaxed);
+            let before = self
+                .shared
+                .spilled_bytes
+                .fetch_add(command.len(), Ordering::Relaxed);
             if before + command.len() > self.max_spilled_bytes {
-                self.shared.spilled_bytes.fetch_sub(command.len(), Ordering::Relaxed);
+                self.shared
+                    .spilled_bytes
+                    .fetch_sub(command.len(), Ordering::Relaxed);
                 self.shared.table.untake(token);
                 return Err(ProposeError::Busy);
             }
@@ -295,11 +338,16 @@ impl Inner {
             if !is_spilled {
                 slot.inline.extend_from_slice(command);
             }
-            *slot.spilled.get_mut().unwrap_or_else(PoisonError::into_inner) = spilled;
+            *slot
+                .spilled
+                .get_mut()
+                .unwrap_or_else(PoisonError::into_inner) = spilled;
         });
         if sent.is_err() {
             if is_spilled {
-                self.shared.spilled_bytes.fetch_sub(command.len(), Ordering::Relaxed);
+                self.shared
+                    .spilled_bytes
+                    .fetch_sub(command.len(), Ordering::Relaxed);
             }
             self.shared.table.untake(token);
             return Err(ProposeError::Busy);
@@ -308,7 +356,13 @@ impl Inner {
         Ok(token)
     }
 
-    fn read(&self, sink: u32, tag: u64, query: &[u8], how: Consistency) -> Result<Token, ProposeError> {
+    fn read(
+        &self,
+        sink: u32,
+        tag: u64,
+        query: &[u8],
+        how: Consistency,
+    ) -> Result<Token, ProposeError> {
         let ask = match how {
             Consistency::Linearizable => Ask::Read,
             Consistency::Stale => Ask::StaleRead,
@@ -318,7 +372,10 @@ impl Inner {
             slot.ask = ask;
             slot.token = token.0;
             slot.inline.clear();
-            *slot.spilled.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
+            *slot
+                .spilled
+                .get_mut()
+                .unwrap_or_else(PoisonError::into_inner) = None;
         });
         if sent.is_err() {
             self.shared.table.untake(token);
@@ -331,7 +388,9 @@ impl Inner {
     /// The stages may have gone after `take` looked: then nobody else answers this request.
     fn answer_if_ended(&self, token: Token) {
         if self.shared.table.ended() {
-            self.shared.table.complete(token, Err(ProposeError::Stopped), &[]);
+            self.shared
+                .table
+                .complete(token, Err(ProposeError::Stopped), &[]);
         }
     }
 
@@ -340,7 +399,10 @@ impl Inner {
             return Err(ProposeError::Stopped);
         }
         let now_ms = self.shared.clock.now_us() / 1000;
-        self.shared.table.take(sink, tag, now_ms, request).ok_or(ProposeError::Busy)
+        self.shared
+            .table
+            .take(sink, tag, now_ms, request)
+            .ok_or(ProposeError::Busy)
     }
 
     fn stop(&self, how: Stop) -> Result<(), Fault> {
@@ -351,7 +413,9 @@ impl Inner {
                 continue; // The last handle was dropped by a callback: this thread ends by itself.
             }
             if thread.join().is_err() {
-                self.shared.fail(Fault::StateMachine("a thread of the node panicked; its message is above".into()));
+                self.shared.fail(Fault::StateMachine(
+                    "a thread of the node panicked; its message is above".into(),
+                ));
             }
         }
         self.shared.fault().map_or(Ok(()), Err)

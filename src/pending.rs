@@ -17,8 +17,8 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -89,7 +89,12 @@ pub(crate) struct Table {
 
 impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Table {{ {} of {} slots taken }}", self.taken(), self.slots.len())
+        write!(
+            f,
+            "Table {{ {} of {} slots taken }}",
+            self.taken(),
+            self.slots.len()
+        )
     }
 }
 
@@ -112,7 +117,8 @@ impl Table {
         let free = ArrayQueue::new(slots);
         let slots: Box<[_]> = (0..slots)
             .map(|slot| {
-                free.push(slot as u32).expect("the free list holds every slot");
+                free.push(slot as u32)
+                    .expect("the free list holds every slot");
                 CachePadded::new(Slot {
                     state: AtomicU64::new(u64::from(first_round) << 8 | FREE),
                     term: AtomicU64::new(NOT_SENT),
@@ -127,7 +133,13 @@ impl Table {
                 })
             })
             .collect();
-        Self { slots, free, sinks, keep_bytes, ended: AtomicBool::new(false) }
+        Self {
+            slots,
+            free,
+            sinks,
+            keep_bytes,
+            ended: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn sinks(&self) -> &Sinks {
@@ -158,7 +170,9 @@ impl Table {
 
     /// Gives a slot back that was taken but whose request went nowhere.
     pub(crate) fn untake(&self, token: Token) {
-        self.slots[token.slot()].state.store(token.state(FREE), Ordering::Release);
+        self.slots[token.slot()]
+            .state
+            .store(token.state(FREE), Ordering::Release);
         self.release(token);
     }
 
@@ -173,7 +187,12 @@ impl Table {
     }
 
     /// Answers a request; a round that is over is left alone.
-    pub(crate) fn complete(&self, token: Token, outcome: Result<Index, ProposeError>, reply: &[u8]) {
+    pub(crate) fn complete(
+        &self,
+        token: Token,
+        outcome: Result<Index, ProposeError>,
+        reply: &[u8],
+    ) {
         self.complete_with(token, outcome, |bytes| {
             bytes.clear();
             bytes.extend_from_slice(reply);
@@ -181,7 +200,13 @@ impl Table {
     }
 
     /// Answers a read: `run` gets the query and writes the reply.
-    pub(crate) fn complete_read(&self, token: Token, index: Index, scratch: &mut Vec<u8>, run: impl FnOnce(&[u8], &mut Vec<u8>)) {
+    pub(crate) fn complete_read(
+        &self,
+        token: Token,
+        index: Index,
+        scratch: &mut Vec<u8>,
+        run: impl FnOnce(&[u8], &mut Vec<u8>),
+    ) {
         self.complete_with(token, Ok(index), |bytes| {
             scratch.clear();
             run(bytes, scratch);
@@ -190,11 +215,23 @@ impl Table {
         });
     }
 
-    fn complete_with(&self, token: Token, outcome: Result<Index, ProposeError>, fill: impl FnOnce(&mut Vec<u8>)) {
-        let Some(slot) = self.slots.get(token.slot()) else { return };
+    fn complete_with(
+        &self,
+        token: Token,
+        outcome: Result<Index, ProposeError>,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let Some(slot) = self.slots.get(token.slot()) else {
+            return;
+        };
         let mut from = token.state(OPEN);
         let claimed = loop {
-            match slot.state.compare_exchange(from, token.state(FILLING), Ordering::AcqRel, Ordering::Acquire) {
+            match slot.state.compare_exchange(
+                from,
+                token.state(FILLING),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
                 Ok(phase) => break phase & PHASE,
                 // The caller left since we looked.
                 Err(now) if now == token.state(LEFT) => from = now,
@@ -229,20 +266,35 @@ impl Table {
     }
 
     /// Reads an answered slot in place and frees it: `(tag, outcome, bytes)`.
-    pub(crate) fn consume(&self, token: Token, each: impl FnOnce(u64, Result<Index, ProposeError>, &[u8])) {
+    pub(crate) fn consume(
+        &self,
+        token: Token,
+        each: impl FnOnce(u64, Result<Index, ProposeError>, &[u8]),
+    ) {
         let slot = &self.slots[token.slot()];
         let state = slot.state.load(Ordering::Acquire);
-        assert_eq!(state, token.state(DONE), "an outbox hears of a slot once, when it is answered");
+        assert_eq!(
+            state,
+            token.state(DONE),
+            "an outbox hears of a slot once, when it is answered"
+        );
         // SAFETY: DONE, and the one who takes it out of its sink holds it until FREE.
         let answer = unsafe { &mut *slot.answer.get() };
-        each(slot.tag.load(Ordering::Relaxed), std::mem::replace(&mut answer.outcome, Err(ProposeError::Unknown)), &answer.bytes);
+        each(
+            slot.tag.load(Ordering::Relaxed),
+            std::mem::replace(&mut answer.outcome, Err(ProposeError::Unknown)),
+            &answer.bytes,
+        );
         self.finish(token, answer);
     }
 
     fn collect(&self, token: Token) -> Result<Reply, ProposeError> {
         let mut result = Err(ProposeError::Unknown);
         self.consume(token, |_, outcome, bytes| {
-            result = outcome.map(|index| Reply { index, bytes: bytes.to_vec() });
+            result = outcome.map(|index| Reply {
+                index,
+                bytes: bytes.to_vec(),
+            });
         });
         result
     }
@@ -252,7 +304,9 @@ impl Table {
         if answer.bytes.capacity() > 4 * self.keep_bytes {
             answer.bytes = Vec::with_capacity(self.keep_bytes);
         }
-        self.slots[token.slot()].state.store(token.state(FREE), Ordering::Release);
+        self.slots[token.slot()]
+            .state
+            .store(token.state(FREE), Ordering::Release);
         self.release(token);
     }
 
@@ -264,7 +318,9 @@ impl Table {
     /// Answers every request that was handed to a leader of a term before `term`: the first entry of `term` has been
     /// applied, and with it everything of those terms that is in the log at all.
     pub(crate) fn replace_before(&self, term: u64) {
-        self.sweep(|slot| (slot.term.load(Ordering::Acquire) < term).then_some(ProposeError::Replaced));
+        self.sweep(|slot| {
+            (slot.term.load(Ordering::Acquire) < term).then_some(ProposeError::Replaced)
+        });
     }
 
     /// Answers every request that waits since before `since_ms`.
@@ -329,7 +385,11 @@ impl fmt::Debug for Pending {
 
 impl Pending {
     pub(crate) fn new(table: Arc<Table>, token: Token) -> Self {
-        Self { table, token, taken: false }
+        Self {
+            table,
+            token,
+            taken: false,
+        }
     }
 
     fn slot(&self) -> &Slot {
@@ -349,7 +409,8 @@ impl Pending {
     /// # Errors
     /// See [`ProposeError`]; only `Unknown` may have been applied.
     pub fn wait(mut self) -> Result<Reply, ProposeError> {
-        self.block_until(None).expect("without a deadline the answer is there")
+        self.block_until(None)
+            .expect("without a deadline the answer is there")
     }
 
     /// Waits no longer than `limit`.
@@ -444,7 +505,11 @@ struct RunOnce {
 
 impl Wake for RunOnce {
     fn wake(self: Arc<Self>) {
-        let callback = self.callback.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let callback = self
+            .callback
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let Some(callback) = callback else { return };
         let result = self.table.collect(self.token);
         if catch_unwind(AssertUnwindSafe(|| callback(result))).is_err() {

@@ -98,7 +98,11 @@ pub struct PeerStatus {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "node {} {} term {} leader ", self.id, self.role, self.term)?;
+        write!(
+            f,
+            "node {} {} term {} leader ",
+            self.id, self.role, self.term
+        )?;
         match self.leader {
             Some(leader) => write!(f, "{leader}")?,
             None => f.write_str("none")?,

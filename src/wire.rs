@@ -34,7 +34,10 @@ pub(crate) struct Head {
 
 impl Default for Head {
     fn default() -> Self {
-        Self { len: 0, bytes: [0; 128] }
+        Self {
+            len: 0,
+            bytes: [0; 128],
+        }
     }
 }
 
@@ -65,7 +68,12 @@ impl Head {
 /// Writes a message's head; returns its kind.
 pub(crate) fn encode(message: &Message, head: &mut Head) -> u8 {
     match *message {
-        Message::Vote { term, pre, last_index, last_term } => {
+        Message::Vote {
+            term,
+            pre,
+            last_index,
+            last_term,
+        } => {
             head.u64s([term, last_index, last_term, u64::from(pre)]);
             VOTE
         }
@@ -73,19 +81,39 @@ pub(crate) fn encode(message: &Message, head: &mut Head) -> u8 {
             head.u64s([term, u64::from(pre) | u64::from(granted) << 1]);
             VOTE_REPLY
         }
-        Message::Append(Append { term, prev_index, prev_term, last, commit, round, .. }) => {
+        Message::Append(Append {
+            term,
+            prev_index,
+            prev_term,
+            last,
+            commit,
+            round,
+            ..
+        }) => {
             head.u64s([term, prev_index, prev_term, last, commit, round]);
             APPEND
         }
-        Message::AppendReply { term, round, outcome } => {
+        Message::AppendReply {
+            term,
+            round,
+            outcome,
+        } => {
             let (kind, a, b, c) = match outcome {
                 Outcome::Matched { index } => (0, index, 0, 0),
-                Outcome::Conflict { prev, hint_index, hint_term } => (1, prev, hint_index, hint_term),
+                Outcome::Conflict {
+                    prev,
+                    hint_index,
+                    hint_term,
+                } => (1, prev, hint_index, hint_term),
             };
             head.u64s([term, round, kind, a, b, c]);
             APPEND_REPLY
         }
-        Message::Heartbeat { term, commit, round } => {
+        Message::Heartbeat {
+            term,
+            commit,
+            round,
+        } => {
             head.u64s([term, commit, round]);
             HEARTBEAT
         }
@@ -114,8 +142,14 @@ pub(crate) fn forward(term: u64, origin: u64) -> Head {
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Frame<'a> {
-    Message { message: Message, attached: &'a [u8] },
-    Forward { term: u64, origin: u64 },
+    Message {
+        message: Message,
+        attached: &'a [u8],
+    },
+    Forward {
+        term: u64,
+        origin: u64,
+    },
     Refused,
 }
 
@@ -142,14 +176,23 @@ pub(crate) fn decode(kind: u8, head: &[u8]) -> Result<Frame<'_>, HeadError> {
     let message = match kind {
         VOTE => {
             let [term, last_index, last_term, pre] = exactly(kind, head)?;
-            Message::Vote { term, pre: flag(kind, pre)?, last_index, last_term }
+            Message::Vote {
+                term,
+                pre: flag(kind, pre)?,
+                last_index,
+                last_term,
+            }
         }
         VOTE_REPLY => {
             let [term, flags] = exactly(kind, head)?;
             if flags > 3 {
                 return Err(HeadError::Value { kind });
             }
-            Message::VoteReply { term, pre: flags & 1 != 0, granted: flags & 2 != 0 }
+            Message::VoteReply {
+                term,
+                pre: flags & 1 != 0,
+                granted: flags & 2 != 0,
+            }
         }
         APPEND => {
             let [term, prev_index, prev_term, last, commit, round] = exactly(kind, head)?;
@@ -158,24 +201,51 @@ pub(crate) fn decode(kind: u8, head: &[u8]) -> Result<Frame<'_>, HeadError> {
                 return Err(HeadError::Value { kind });
             }
             let runs = Default::default();
-            Message::Append(Append { term, prev_index, prev_term, last, commit, round, bytes: 0, runs })
+            Message::Append(Append {
+                term,
+                prev_index,
+                prev_term,
+                last,
+                commit,
+                round,
+                bytes: 0,
+                runs,
+            })
         }
         APPEND_REPLY => {
             let ([term, round, outcome, a, b, c], attached) = at_least(kind, head)?;
             let outcome = match outcome {
                 0 => Outcome::Matched { index: a },
-                1 => Outcome::Conflict { prev: a, hint_index: b, hint_term: c },
+                1 => Outcome::Conflict {
+                    prev: a,
+                    hint_index: b,
+                    hint_term: c,
+                },
                 _ => return Err(HeadError::Value { kind }),
             };
-            return Ok(Frame::Message { message: Message::AppendReply { term, round, outcome }, attached });
+            return Ok(Frame::Message {
+                message: Message::AppendReply {
+                    term,
+                    round,
+                    outcome,
+                },
+                attached,
+            });
         }
         HEARTBEAT => {
             let [term, commit, round] = exactly(kind, head)?;
-            Message::Heartbeat { term, commit, round }
+            Message::Heartbeat {
+                term,
+                commit,
+                round,
+            }
         }
         HEARTBEAT_REPLY => {
             let ([term, round], attached) = at_least(kind, head)?;
-            return Ok(Frame::Message { message: Message::HeartbeatReply { term, round }, attached });
+            return Ok(Frame::Message {
+                message: Message::HeartbeatReply { term, round },
+                attached,
+            });
         }
         READ_INDEX => {
             let [term, ctx] = exactly(kind, head)?;
@@ -183,7 +253,11 @@ pub(crate) fn decode(kind: u8, head: &[u8]) -> Result<Frame<'_>, HeadError> {
         }
         READ_INDEX_REPLY => {
             let [term, ctx, known, index] = exactly(kind, head)?;
-            Message::ReadIndexReply { term, ctx, index: flag(kind, known)?.then_some(index) }
+            Message::ReadIndexReply {
+                term,
+                ctx,
+                index: flag(kind, known)?.then_some(index),
+            }
         }
         FORWARD => {
             let [term, origin] = exactly(kind, head)?;
@@ -195,7 +269,10 @@ pub(crate) fn decode(kind: u8, head: &[u8]) -> Result<Frame<'_>, HeadError> {
         }
         other => return Err(HeadError::Kind(other)),
     };
-    Ok(Frame::Message { message, attached: &[] })
+    Ok(Frame::Message {
+        message,
+        attached: &[],
+    })
 }
 
 fn flag(kind: u8, value: u64) -> Result<bool, HeadError> {
@@ -209,13 +286,19 @@ fn flag(kind: u8, value: u64) -> Result<bool, HeadError> {
 fn exactly<const N: usize>(kind: u8, head: &[u8]) -> Result<[u64; N], HeadError> {
     match at_least(kind, head)? {
         (values, []) => Ok(values),
-        _ => Err(HeadError::Length { kind, len: head.len() }),
+        _ => Err(HeadError::Length {
+            kind,
+            len: head.len(),
+        }),
     }
 }
 
 fn at_least<const N: usize>(kind: u8, head: &[u8]) -> Result<([u64; N], &[u8]), HeadError> {
     let mut values = [0; N];
-    let wrong = HeadError::Length { kind, len: head.len() };
+    let wrong = HeadError::Length {
+        kind,
+        len: head.len(),
+    };
     let (ours, attached) = head.split_at_checked(8 * N).ok_or(wrong)?;
     if attached.len() > MAX_ATTACHED {
         return Err(wrong);
@@ -242,20 +325,49 @@ mod tests {
             runs: Default::default(),
         };
         vec![
-            Message::Vote { term: 7, pre: true, last_index: 3, last_term: 2 },
-            Message::VoteReply { term: 7, pre: false, granted: true },
+            Message::Vote {
+                term: 7,
+                pre: true,
+                last_index: 3,
+                last_term: 2,
+            },
+            Message::VoteReply {
+                term: 7,
+                pre: false,
+                granted: true,
+            },
             Message::Append(append),
-            Message::AppendReply { term: 7, round: 4, outcome: Outcome::Matched { index: 9 } },
+            Message::AppendReply {
+                term: 7,
+                round: 4,
+                outcome: Outcome::Matched { index: 9 },
+            },
             Message::AppendReply {
                 term: 7,
                 round: 0,
-                outcome: Outcome::Conflict { prev: 3, hint_index: 2, hint_term: 1 },
+                outcome: Outcome::Conflict {
+                    prev: 3,
+                    hint_index: 2,
+                    hint_term: 1,
+                },
             },
-            Message::Heartbeat { term: 7, commit: 5, round: 4 },
+            Message::Heartbeat {
+                term: 7,
+                commit: 5,
+                round: 4,
+            },
             Message::HeartbeatReply { term: 7, round: 4 },
             Message::ReadIndex { term: 7, ctx: 1 },
-            Message::ReadIndexReply { term: 7, ctx: 1, index: Some(5) },
-            Message::ReadIndexReply { term: 7, ctx: 1, index: None },
+            Message::ReadIndexReply {
+                term: 7,
+                ctx: 1,
+                index: Some(5),
+            },
+            Message::ReadIndexReply {
+                term: 7,
+                ctx: 1,
+                index: None,
+            },
         ]
     }
 
@@ -264,9 +376,18 @@ mod tests {
         for message in every_message() {
             let mut head = Head::default();
             let kind = encode(&message, &mut head);
-            assert_eq!(decode(kind, head.as_ref()), Ok(Frame::Message { message, attached: &[] }));
+            assert_eq!(
+                decode(kind, head.as_ref()),
+                Ok(Frame::Message {
+                    message,
+                    attached: &[]
+                })
+            );
         }
-        assert_eq!(decode(FORWARD, forward(7, 5).as_ref()), Ok(Frame::Forward { term: 7, origin: 5 }));
+        assert_eq!(
+            decode(FORWARD, forward(7, 5).as_ref()),
+            Ok(Frame::Forward { term: 7, origin: 5 })
+        );
     }
 
     #[test]
@@ -276,7 +397,10 @@ mod tests {
         let kind = encode(&message, &mut head);
         head.attach(&[9; MAX_ATTACHED + 1]);
         let attached = &[9; MAX_ATTACHED][..];
-        assert_eq!(decode(kind, head.as_ref()), Ok(Frame::Message { message, attached }));
+        assert_eq!(
+            decode(kind, head.as_ref()),
+            Ok(Frame::Message { message, attached })
+        );
     }
 
     #[test]
@@ -285,7 +409,11 @@ mod tests {
             let mut head = Head::default();
             let kind = encode(&message, &mut head);
             for len in 0..head.as_ref().len() {
-                assert_eq!(decode(kind, &head.as_ref()[..len]), Err(HeadError::Length { kind, len }), "{message}");
+                assert_eq!(
+                    decode(kind, &head.as_ref()[..len]),
+                    Err(HeadError::Length { kind, len }),
+                    "{message}"
+                );
             }
         }
         assert_eq!(decode(99, &[]), Err(HeadError::Kind(99)));

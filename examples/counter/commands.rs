@@ -72,7 +72,9 @@ pub fn dispatch(
     encoded: &mut Vec<u8>,
     out: &mut Vec<u8>,
 ) -> Action {
-    let Some((name, rest)) = args.split_first() else { return Action::Replied };
+    let Some((name, rest)) = args.split_first() else {
+        return Action::Replied;
+    };
     let mut lower = [0; 16];
     let lower = match lower.get_mut(..name.len()) {
         Some(lower) => {
@@ -82,7 +84,10 @@ pub fn dispatch(
         }
         None => "",
     };
-    let mut reply = Writer { out, resp3: client.resp3 };
+    let mut reply = Writer {
+        out,
+        resp3: client.resp3,
+    };
     let Some(&(name, arity)) = TABLE.iter().find(|entry| entry.0 == lower) else {
         reply.error(&unknown(name, rest));
         return Action::Replied;
@@ -92,8 +97,14 @@ pub fn dispatch(
         reply.error(&wrong_arity(name));
         return Action::Replied;
     }
-    if let Some(long) = rest.iter().find(|arg| arg.len() > MAX_KEY_BYTES && name != "ping" && name != "echo") {
-        reply.error(&format!("ERR key of {} bytes is over the limit of {MAX_KEY_BYTES}", long.len()));
+    if let Some(long) = rest
+        .iter()
+        .find(|arg| arg.len() > MAX_KEY_BYTES && name != "ping" && name != "echo")
+    {
+        reply.error(&format!(
+            "ERR key of {} bytes is over the limit of {MAX_KEY_BYTES}",
+            long.len()
+        ));
         return Action::Replied;
     }
     let command = match name {
@@ -102,21 +113,47 @@ pub fn dispatch(
         "exists" => return read(Command::Exists { keys: rest }, encoded),
         "dbsize" => return read(Command::Size, encoded),
         "set" if rest.len() > 2 => Err("ERR syntax error"),
-        "set" => with(number(rest[1]), |value| Command::Set { key: rest[0], value }),
-        "getset" => with(number(rest[1]), |value| Command::GetSet { key: rest[0], value }),
-        "incr" => Ok(Command::Add { key: rest[0], delta: 1 }),
-        "decr" => Ok(Command::Add { key: rest[0], delta: -1 }),
-        "incrby" => with(number(rest[1]), |delta| Command::Add { key: rest[0], delta }),
+        "set" => with(number(rest[1]), |value| Command::Set {
+            key: rest[0],
+            value,
+        }),
+        "getset" => with(number(rest[1]), |value| Command::GetSet {
+            key: rest[0],
+            value,
+        }),
+        "incr" => Ok(Command::Add {
+            key: rest[0],
+            delta: 1,
+        }),
+        "decr" => Ok(Command::Add {
+            key: rest[0],
+            delta: -1,
+        }),
+        "incrby" => with(number(rest[1]), |delta| Command::Add {
+            key: rest[0],
+            delta,
+        }),
         "decrby" => match number(rest[1]).map(i64::checked_neg) {
-            Some(Some(delta)) => Ok(Command::Add { key: rest[0], delta }),
+            Some(Some(delta)) => Ok(Command::Add {
+                key: rest[0],
+                delta,
+            }),
             Some(None) => Err("ERR decrement would overflow"),
             None => Err(NOT_A_NUMBER),
         },
         "del" => Ok(Command::Delete { keys: rest }),
         "cas" => {
-            let expected = if rest[1].eq_ignore_ascii_case(b"nil") { Some(None) } else { number(rest[1]).map(Some) };
+            let expected = if rest[1].eq_ignore_ascii_case(b"nil") {
+                Some(None)
+            } else {
+                number(rest[1]).map(Some)
+            };
             match (expected, number(rest[2])) {
-                (Some(expected), Some(new)) => Ok(Command::CompareAndSet { key: rest[0], expected, new }),
+                (Some(expected), Some(new)) => Ok(Command::CompareAndSet {
+                    key: rest[0],
+                    expected,
+                    new,
+                }),
                 _ => Err(NOT_A_NUMBER),
             }
         }
@@ -139,7 +176,10 @@ fn read(query: Command<'_, '_>, encoded: &mut Vec<u8>) -> Action {
     Action::Read
 }
 
-fn with<'a, 'b>(value: Option<i64>, make: impl FnOnce(i64) -> Command<'a, 'b>) -> Result<Command<'a, 'b>, &'static str> {
+fn with<'a, 'b>(
+    value: Option<i64>,
+    make: impl FnOnce(i64) -> Command<'a, 'b>,
+) -> Result<Command<'a, 'b>, &'static str> {
     value.map(make).ok_or(NOT_A_NUMBER)
 }
 
@@ -149,7 +189,10 @@ fn wrong_arity(name: &str) -> String {
 
 fn unknown(name: &[u8], args: &[&[u8]]) -> String {
     let shown = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(128)]).into_owned();
-    let mut text = format!("ERR unknown command '{}', with args beginning with: ", shown(name));
+    let mut text = format!(
+        "ERR unknown command '{}', with args beginning with: ",
+        shown(name)
+    );
     for arg in args {
         if text.len() > 256 {
             break;
@@ -160,7 +203,13 @@ fn unknown(name: &[u8], args: &[&[u8]]) -> String {
 }
 
 /// What this node answers by itself.
-fn local(name: &str, args: &[&[u8]], client: &mut Client, context: &Context<'_>, mut reply: Writer<'_>) -> Action {
+fn local(
+    name: &str,
+    args: &[&[u8]],
+    client: &mut Client,
+    context: &Context<'_>,
+    mut reply: Writer<'_>,
+) -> Action {
     match name {
         "ping" => match args {
             [] => reply.simple("PONG"),
@@ -193,7 +242,10 @@ fn local(name: &str, args: &[&[u8]], client: &mut Client, context: &Context<'_>,
             Some(b"info") => {
                 reply.array(args.len() - 1);
                 for name in &args[1..] {
-                    match TABLE.iter().find(|entry| entry.0.as_bytes().eq_ignore_ascii_case(name)) {
+                    match TABLE
+                        .iter()
+                        .find(|entry| entry.0.as_bytes().eq_ignore_ascii_case(name))
+                    {
                         Some(entry) => describe(entry, &mut reply),
                         None => reply.null(),
                     }
@@ -227,9 +279,23 @@ fn unknown_subcommand(sub: &[u8], of: &str) -> String {
 fn describe(&(name, arity): &(&str, i64), reply: &mut Writer<'_>) {
     let takes_key = matches!(
         name,
-        "get" | "set" | "incr" | "incrby" | "decr" | "decrby" | "getset" | "del" | "exists" | "mget" | "cas"
+        "get"
+            | "set"
+            | "incr"
+            | "incrby"
+            | "decr"
+            | "decrby"
+            | "getset"
+            | "del"
+            | "exists"
+            | "mget"
+            | "cas"
     );
-    let last = if matches!(name, "del" | "exists" | "mget") { -1 } else { i64::from(takes_key) };
+    let last = if matches!(name, "del" | "exists" | "mget") {
+        -1
+    } else {
+        i64::from(takes_key)
+    };
     reply.array(6);
     reply.bulk(name.as_bytes());
     reply.integer(arity);
@@ -241,10 +307,16 @@ fn describe(&(name, arity): &(&str, i64), reply: &mut Writer<'_>) {
 
 /// What tools ask before they begin: everything is always on disk.
 fn config_get(patterns: &[&[u8]], reply: &mut Writer<'_>) {
-    const VALUES: [(&str, &str); 4] =
-        [("save", ""), ("appendonly", "yes"), ("appendfsync", "always"), ("databases", "1")];
+    const VALUES: [(&str, &str); 4] = [
+        ("save", ""),
+        ("appendonly", "yes"),
+        ("appendfsync", "always"),
+        ("databases", "1"),
+    ];
     let wanted = |name: &str| {
-        patterns.iter().any(|pattern| *pattern == b"*" || pattern.eq_ignore_ascii_case(name.as_bytes()))
+        patterns
+            .iter()
+            .any(|pattern| *pattern == b"*" || pattern.eq_ignore_ascii_case(name.as_bytes()))
     };
     reply.map(VALUES.iter().filter(|(name, _)| wanted(name)).count());
     for (name, value) in VALUES.iter().filter(|(name, _)| wanted(name)) {
@@ -356,7 +428,10 @@ mod tests {
 
     #[test]
     fn an_unknown_command_is_named_with_its_first_arguments() {
-        assert_eq!(unknown(b"FOO", &[b"a", b"b"]), "ERR unknown command 'FOO', with args beginning with: 'a' 'b' ");
+        assert_eq!(
+            unknown(b"FOO", &[b"a", b"b"]),
+            "ERR unknown command 'FOO', with args beginning with: 'a' 'b' "
+        );
     }
 
     #[test]
@@ -370,6 +445,9 @@ mod tests {
         assert_eq!(written(Answer::Value(None), true), "_\r\n");
         assert_eq!(written(Answer::Value(Some(-5)), true), "$2\r\n-5\r\n");
         assert_eq!(written(Answer::Integer(7), false), ":7\r\n");
-        assert_eq!(written(Answer::Overflow, false), "-ERR increment or decrement would overflow\r\n");
+        assert_eq!(
+            written(Answer::Overflow, false),
+            "-ERR increment or decrement would overflow\r\n"
+        );
     }
 }

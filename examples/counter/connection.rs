@@ -58,7 +58,10 @@ impl Connection {
         Self {
             stream,
             from,
-            client: Client { id, ..Client::default() },
+            client: Client {
+                id,
+                ..Client::default()
+            },
             parser: Parser::default(),
             input: Vec::new(),
             begin: 0,
@@ -87,7 +90,11 @@ impl Connection {
     pub fn wait(&mut self, is_read: bool) -> u32 {
         let number = self.next_number();
         self.waiting.push_back(Place::Waits { is_read });
-        *(if is_read { &mut self.reads } else { &mut self.writes }) += 1;
+        *(if is_read {
+            &mut self.reads
+        } else {
+            &mut self.writes
+        }) += 1;
         number
     }
 
@@ -112,10 +119,19 @@ impl Connection {
     pub fn answer(&mut self, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
         let at = number.wrapping_sub(self.front) as usize;
         let Some(place @ Place::Waits { .. }) = self.waiting.get_mut(at) else {
-            panic!("request {number} is not one that waits, from {} on", self.front);
+            panic!(
+                "request {number} is not one that waits, from {} on",
+                self.front
+            );
         };
-        let Place::Waits { is_read } = *place else { unreachable!("matched above") };
-        *(if is_read { &mut self.reads } else { &mut self.writes }) -= 1;
+        let Place::Waits { is_read } = *place else {
+            unreachable!("matched above")
+        };
+        *(if is_read {
+            &mut self.reads
+        } else {
+            &mut self.writes
+        }) -= 1;
         if at > 0 {
             let mut reply = Vec::new();
             write(&mut reply);
@@ -146,7 +162,8 @@ impl Connection {
                 other => break other,
             }
         };
-        self.input.truncate(had + read.as_ref().map_or(0, |&count| count));
+        self.input
+            .truncate(had + read.as_ref().map_or(0, |&count| count));
         match read {
             Ok(0) => Ok(false),
             Ok(count) => {

@@ -46,10 +46,18 @@ struct Cluster {
 
 impl Cluster {
     fn start(dir: &Path) -> Result<Self, Failure> {
-        let listeners: Vec<TcpListener> =
-            (0..NODES).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-        let addrs = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
-        let cluster = Self { dir: dir.to_owned(), addrs, nodes: Nodes::default() };
+        let listeners: Vec<TcpListener> = (0..NODES)
+            .map(|_| TcpListener::bind("127.0.0.1:0"))
+            .collect::<Result<_, _>>()?;
+        let addrs = listeners
+            .iter()
+            .map(TcpListener::local_addr)
+            .collect::<Result<_, _>>()?;
+        let cluster = Self {
+            dir: dir.to_owned(),
+            addrs,
+            nodes: Nodes::default(),
+        };
         let nodes: Vec<Option<Node>> = listeners
             .into_iter()
             .enumerate()
@@ -60,7 +68,10 @@ impl Cluster {
     }
 
     fn node(&self, at: usize, listener: TcpListener) -> Result<Node, Failure> {
-        let member = |(at, addr): (usize, &SocketAddr)| Member { id: NodeId(at as u32 + 1), addr: addr.to_string() };
+        let member = |(at, addr): (usize, &SocketAddr)| Member {
+            id: NodeId(at as u32 + 1),
+            addr: addr.to_string(),
+        };
         let members = self.addrs.iter().enumerate().map(member).collect();
         let id = NodeId(at as u32 + 1);
         let config = Config {
@@ -74,7 +85,8 @@ impl Cluster {
     fn leader(&self) -> Result<usize, Failure> {
         until("a leader", || {
             read(&self.nodes).iter().position(|node| {
-                node.as_ref().is_some_and(|node| node.status().role == Role::Leader)
+                node.as_ref()
+                    .is_some_and(|node| node.status().role == Role::Leader)
             })
         })
     }
@@ -105,14 +117,21 @@ pub fn run(seconds: u64, data: Option<&Path>) -> Result<(), Failure> {
     println!("three nodes in {}, flushes on", temporary.path().display());
     let cluster = Cluster::start(temporary.path())?;
     let leader = cluster.leader()?;
-    println!("node {} leads; {} increments in flight for {seconds} s", leader + 1, INFLIGHT * NODES as usize);
+    println!(
+        "node {} leads; {} increments in flight for {seconds} s",
+        leader + 1,
+        INFLIGHT * NODES as usize
+    );
 
     let account = Arc::new(Account::default());
-    let latency = Arc::new(Mutex::new(Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?));
+    let latency = Arc::new(Mutex::new(Histogram::<u64>::new_with_bounds(
+        1, 60_000_000, 3,
+    )?));
     let start = Instant::now();
     let threads: Vec<_> = (0..NODES as usize)
         .map(|at| {
-            let (nodes, account, latency) = (cluster.nodes.clone(), account.clone(), latency.clone());
+            let (nodes, account, latency) =
+                (cluster.nodes.clone(), account.clone(), latency.clone());
             std::thread::spawn(move || Load::new(nodes, at, account, start).run(&latency))
         })
         .collect();
@@ -123,11 +142,18 @@ pub fn run(seconds: u64, data: Option<&Path>) -> Result<(), Failure> {
     while start.elapsed() < time {
         std::thread::sleep(Duration::from_millis(500));
         let done = account.acknowledged.load(Ordering::Relaxed);
-        println!("{:5.1} s  {:>9} increments  {:>8}/s", start.elapsed().as_secs_f64(), done, (done - shown) * 2);
+        println!(
+            "{:5.1} s  {:>9} increments  {:>8}/s",
+            start.elapsed().as_secs_f64(),
+            done,
+            (done - shown) * 2
+        );
         shown = done;
         if killed.is_none() && start.elapsed() >= time / 2 {
             let at = cluster.kill_leader()?;
-            account.killed_us.store(start.elapsed().as_micros() as u64, Ordering::SeqCst);
+            account
+                .killed_us
+                .store(start.elapsed().as_micros() as u64, Ordering::SeqCst);
             println!("         killed node {}, the leader", at + 1);
             killed = Some(at);
         }
@@ -159,7 +185,11 @@ fn check(cluster: &Cluster, account: &Account) -> Result<(), Failure> {
     let mut answers = Vec::new();
     for node in &nodes {
         let value = until("a linearizable read", || {
-            let reply = node.read(&query, Consistency::Linearizable).ok()?.wait().ok()?;
+            let reply = node
+                .read(&query, Consistency::Linearizable)
+                .ok()?
+                .wait()
+                .ok()?;
             match Answer::decode(&reply.bytes) {
                 Answer::Value(value) => Some((value.unwrap_or(0) as u64, reply.index)),
                 _ => None,
@@ -167,8 +197,10 @@ fn check(cluster: &Cluster, account: &Account) -> Result<(), Failure> {
         })?;
         answers.push(value);
     }
-    let (acknowledged, unknown) =
-        (account.acknowledged.load(Ordering::SeqCst), account.unknown.load(Ordering::SeqCst));
+    let (acknowledged, unknown) = (
+        account.acknowledged.load(Ordering::SeqCst),
+        account.unknown.load(Ordering::SeqCst),
+    );
     println!("values (at index): {answers:?}");
     for (node, &(value, _)) in nodes.iter().zip(&answers) {
         if value < acknowledged || value > acknowledged + unknown {
@@ -192,14 +224,24 @@ fn report(cluster: &Cluster, account: &Account, latency: &Histogram<u64>, second
     let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
     let acknowledged = count(&account.acknowledged);
     let away_us = count(&account.back_us).saturating_sub(count(&account.killed_us));
-    let status = cluster.leader().ok().and_then(|at| read(&cluster.nodes)[at].clone()).map(|node| node.status());
+    let status = cluster
+        .leader()
+        .ok()
+        .and_then(|at| read(&cluster.nodes)[at].clone())
+        .map(|node| node.status());
     println!();
     println!("acknowledged          {acknowledged}");
     println!("unknown               {}", count(&account.unknown));
     println!("refused and repeated  {}", count(&account.refused));
-    println!("throughput            {:.0}/s", acknowledged as f64 / seconds);
+    println!(
+        "throughput            {:.0}/s",
+        acknowledged as f64 / seconds
+    );
     for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
-        println!("latency {name:6}        {:.2} ms", latency.value_at_quantile(quantile) as f64 / 1e3);
+        println!(
+            "latency {name:6}        {:.2} ms",
+            latency.value_at_quantile(quantile) as f64 / 1e3
+        );
     }
     println!(
         "without a leader      {:.0} ms (election timeout {} ms)",
@@ -207,7 +249,10 @@ fn report(cluster: &Cluster, account: &Account, latency: &Histogram<u64>, second
         ELECTION_TIMEOUT.as_millis()
     );
     if let Some(status) = status {
-        println!("entries per flush     {:.1}", status.flushed_entries as f64 / status.flushes.max(1) as f64);
+        println!(
+            "entries per flush     {:.1}",
+            status.flushed_entries as f64 / status.flushes.max(1) as f64
+        );
         println!("flushes by            {}", status.flush_way);
     }
 }
@@ -251,7 +296,11 @@ impl Load {
             let refused = !self.fill();
             if self.drain() == 0 {
                 // Refused: there is no leader for now. Otherwise an answer will come.
-                self.sleep(if refused { Duration::from_millis(1) } else { Duration::from_millis(100) });
+                self.sleep(if refused {
+                    Duration::from_millis(1)
+                } else {
+                    Duration::from_millis(100)
+                });
             }
         }
         while self.free.len() < INFLIGHT {
@@ -259,14 +308,18 @@ impl Load {
                 self.sleep(Duration::from_millis(100));
             }
         }
-        let _ = into.lock().unwrap_or_else(PoisonError::into_inner).add(&self.latency);
+        let _ = into
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .add(&self.latency);
     }
 
     /// A node that runs, with an outbox on it; when the one in use has ended, the next one.
     fn connect(&mut self) -> bool {
         if self.on.is_none() {
             let nodes = read(&self.nodes);
-            let found = (0..nodes.len()).find_map(|step| nodes[(self.at + step) % nodes.len()].clone());
+            let found =
+                (0..nodes.len()).find_map(|step| nodes[(self.at + step) % nodes.len()].clone());
             drop(nodes);
             let me: Thread = std::thread::current();
             self.on = found.and_then(|node| {
@@ -301,7 +354,14 @@ impl Load {
 
     fn drain(&mut self) -> usize {
         let now_us = self.now_us();
-        let Self { on, account, since_us, free, latency, .. } = self;
+        let Self {
+            on,
+            account,
+            since_us,
+            free,
+            latency,
+            ..
+        } = self;
         let Some((_, outbox)) = on else { return 0 };
         let killed_us = account.killed_us.load(Ordering::Relaxed);
         let mut progress = 0;
@@ -314,7 +374,12 @@ impl Load {
                     account.acknowledged.fetch_add(1, Ordering::Relaxed);
                     let _ = latency.record((now_us - since).max(1));
                     if killed_us != 0 && since > killed_us {
-                        let _ = account.back_us.compare_exchange(0, now_us, Ordering::Relaxed, Ordering::Relaxed);
+                        let _ = account.back_us.compare_exchange(
+                            0,
+                            now_us,
+                            Ordering::Relaxed,
+                            Ordering::Relaxed,
+                        );
                     }
                 }
                 Err(ProposeError::Unknown) => {

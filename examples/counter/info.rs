@@ -11,13 +11,19 @@ pub const REDIS_VERSION: &str = "7.0.15";
 
 /// The leader is what Redis calls a master. A follower takes writes too, but for tools it is a replica.
 pub fn redis_role(status: &Status) -> &'static str {
-    if status.role == Role::Leader { "master" } else { "replica" }
+    if status.role == Role::Leader {
+        "master"
+    } else {
+        "replica"
+    }
 }
+
+type Section<'a> = &'a dyn Fn(&mut String) -> std::fmt::Result;
 
 /// The sections asked for; all without a name.
 pub fn render(section: Option<&[u8]>, context: &Context<'_>) -> String {
     let status = context.node.status();
-    let sections: [(&str, &dyn Fn(&mut String) -> std::fmt::Result); 5] = [
+    let sections: [(&str, Section<'_>); 5] = [
         ("Server", &|out| {
             writeln!(out, "redis_version:{REDIS_VERSION}\r")?;
             writeln!(out, "redis_mode:standalone\r")?;
@@ -25,12 +31,24 @@ pub fn render(section: Option<&[u8]>, context: &Context<'_>) -> String {
             writeln!(out, "process_id:{}\r", std::process::id())?;
             writeln!(out, "tcp_port:{}\r", context.port)
         }),
-        ("Clients", &|out| writeln!(out, "connected_clients:{}\r", context.connections)),
-        ("Stats", &|out| writeln!(out, "total_commands_processed:{}\r", context.commands)),
+        ("Clients", &|out| {
+            writeln!(out, "connected_clients:{}\r", context.connections)
+        }),
+        ("Stats", &|out| {
+            writeln!(out, "total_commands_processed:{}\r", context.commands)
+        }),
         ("Replication", &|out| {
-            let role = if status.role == Role::Leader { "master" } else { "slave" };
+            let role = if status.role == Role::Leader {
+                "master"
+            } else {
+                "slave"
+            };
             writeln!(out, "role:{role}\r")?;
-            writeln!(out, "connected_slaves:{}\r", status.peers.iter().filter(|peer| peer.active).count())
+            writeln!(
+                out,
+                "connected_slaves:{}\r",
+                status.peers.iter().filter(|peer| peer.active).count()
+            )
         }),
         ("Raft", &|out| raft(&status, out)),
     ];
@@ -52,7 +70,11 @@ fn raft(status: &Status, out: &mut String) -> std::fmt::Result {
     writeln!(out, "node:{}\r", status.id)?;
     writeln!(out, "role:{}\r", status.role)?;
     writeln!(out, "term:{}\r", status.term)?;
-    writeln!(out, "leader:{}\r", status.leader.map_or(0, |leader| leader.0))?;
+    writeln!(
+        out,
+        "leader:{}\r",
+        status.leader.map_or(0, |leader| leader.0)
+    )?;
     writeln!(out, "last:{}\r", status.last)?;
     writeln!(out, "durable:{}\r", status.durable)?;
     writeln!(out, "commit:{}\r", status.committed)?;
@@ -62,17 +84,29 @@ fn raft(status: &Status, out: &mut String) -> std::fmt::Result {
     writeln!(out, "flushes:{}\r", status.flushes)?;
     writeln!(out, "flushed_entries:{}\r", status.flushed_entries)?;
     for ring in &status.rings {
-        writeln!(out, "ring_{}:depth={},capacity={},full={}\r", ring.name, ring.depth, ring.capacity, ring.full)?;
+        writeln!(
+            out,
+            "ring_{}:depth={},capacity={},full={}\r",
+            ring.name, ring.depth, ring.capacity, ring.full
+        )?;
     }
     for peer in &status.peers {
         writeln!(
             out,
             "peer_{}:matched={},next={},inflight_bytes={},active={}\r",
-            peer.id, peer.matched, peer.next, peer.inflight_bytes, u8::from(peer.active)
+            peer.id,
+            peer.matched,
+            peer.next,
+            peer.inflight_bytes,
+            u8::from(peer.active)
         )?;
     }
     match &status.error {
-        Some(fault) => writeln!(out, "error:{}\r", fault.to_string().replace(['\r', '\n'], " ")),
+        Some(fault) => writeln!(
+            out,
+            "error:{}\r",
+            fault.to_string().replace(['\r', '\n'], " ")
+        ),
         None => Ok(()),
     }
 }

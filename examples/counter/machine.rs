@@ -25,15 +25,36 @@ const SIZE: u8 = 9;
 /// What is asked of the counters. The last four change nothing, so they may be queries as well as commands.
 #[derive(Clone, Copy, Debug)]
 pub enum Command<'a, 'b> {
-    Set { key: &'a [u8], value: i64 },
-    Add { key: &'a [u8], delta: i64 },
-    GetSet { key: &'a [u8], value: i64 },
-    Delete { keys: &'b [&'a [u8]] },
+    Set {
+        key: &'a [u8],
+        value: i64,
+    },
+    Add {
+        key: &'a [u8],
+        delta: i64,
+    },
+    GetSet {
+        key: &'a [u8],
+        value: i64,
+    },
+    Delete {
+        keys: &'b [&'a [u8]],
+    },
     /// `expected` is `None` for a key that is not there.
-    CompareAndSet { key: &'a [u8], expected: Option<i64>, new: i64 },
-    Get { key: &'a [u8] },
-    GetMany { keys: &'b [&'a [u8]] },
-    Exists { keys: &'b [&'a [u8]] },
+    CompareAndSet {
+        key: &'a [u8],
+        expected: Option<i64>,
+        new: i64,
+    },
+    Get {
+        key: &'a [u8],
+    },
+    GetMany {
+        keys: &'b [&'a [u8]],
+    },
+    Exists {
+        keys: &'b [&'a [u8]],
+    },
     Size,
 }
 
@@ -76,7 +97,11 @@ fn encode_keys(out: &mut Vec<u8>, op: u8, keys: &[&[u8]]) {
 }
 
 fn encode_key(out: &mut Vec<u8>, key: &[u8]) {
-    assert!(key.len() <= MAX_KEY_BYTES, "a key of {} bytes was let through", key.len());
+    assert!(
+        key.len() <= MAX_KEY_BYTES,
+        "a key of {} bytes was let through",
+        key.len()
+    );
     out.extend_from_slice(&(key.len() as u16).to_le_bytes());
     out.extend_from_slice(key);
 }
@@ -109,7 +134,9 @@ impl<'a> Answer<'a> {
         match reply.split_first() {
             Some((&DONE, [])) => Self::Done,
             Some((&INTEGER, rest)) => integer(rest).map_or(Self::Malformed, Self::Integer),
-            Some((&VALUE, rest)) => integer(rest).map_or(Self::Malformed, |value| Self::Value(Some(value))),
+            Some((&VALUE, rest)) => {
+                integer(rest).map_or(Self::Malformed, |value| Self::Value(Some(value)))
+            }
             Some((&NO_VALUE, [])) => Self::Value(None),
             Some((&VALUES, rest)) if rest.len() % 9 == 0 => Self::Values(rest),
             Some((&OVERFLOW, [])) => Self::Overflow,
@@ -185,8 +212,11 @@ impl Counters {
                 let (new, rest) = integer(rest)?;
                 let (key, rest) = key(rest)?;
                 let (&some, rest) = rest.split_first()?;
-                let (expected, []) = integer(rest)? else { return None };
-                let is_as_expected = self.values.get(key).copied() == (some != 0).then_some(expected);
+                let (expected, []) = integer(rest)? else {
+                    return None;
+                };
+                let is_as_expected =
+                    self.values.get(key).copied() == (some != 0).then_some(expected);
                 if is_as_expected {
                     self.put(key, new);
                 }
@@ -283,44 +313,121 @@ fn value_and_key(bytes: &[u8]) -> Option<(i64, &[u8])> {
 mod tests {
     use super::*;
 
-    fn run<'r>(counters: &mut Counters, command: Command<'_, '_>, reply: &'r mut Vec<u8>) -> Answer<'r> {
+    fn run<'r>(
+        counters: &mut Counters,
+        command: Command<'_, '_>,
+        reply: &'r mut Vec<u8>,
+    ) -> Answer<'r> {
         let mut bytes = Vec::new();
         command.encode(&mut bytes);
         reply.clear();
-        counters.run(&bytes, reply).expect("a command that was encoded can be run");
+        counters
+            .run(&bytes, reply)
+            .expect("a command that was encoded can be run");
         Answer::decode(reply)
     }
 
     #[test]
     fn counters_count() {
         let (mut counters, reply) = (Counters::default(), &mut Vec::new());
-        assert_eq!(run(&mut counters, Command::Add { key: b"a", delta: 5 }, reply), Answer::Integer(5));
-        assert_eq!(run(&mut counters, Command::Add { key: b"a", delta: -7 }, reply), Answer::Integer(-2));
-        assert_eq!(run(&mut counters, Command::Get { key: b"a" }, reply), Answer::Value(Some(-2)));
-        assert_eq!(run(&mut counters, Command::GetSet { key: b"a", value: 9 }, reply), Answer::Value(Some(-2)));
+        assert_eq!(
+            run(
+                &mut counters,
+                Command::Add {
+                    key: b"a",
+                    delta: 5
+                },
+                reply
+            ),
+            Answer::Integer(5)
+        );
+        assert_eq!(
+            run(
+                &mut counters,
+                Command::Add {
+                    key: b"a",
+                    delta: -7
+                },
+                reply
+            ),
+            Answer::Integer(-2)
+        );
+        assert_eq!(
+            run(&mut counters, Command::Get { key: b"a" }, reply),
+            Answer::Value(Some(-2))
+        );
+        assert_eq!(
+            run(
+                &mut counters,
+                Command::GetSet {
+                    key: b"a",
+                    value: 9
+                },
+                reply
+            ),
+            Answer::Value(Some(-2))
+        );
         let keys: &[&[u8]] = &[b"a", b"b"];
-        let Answer::Values(bytes) = run(&mut counters, Command::GetMany { keys }, reply) else { panic!() };
+        let Answer::Values(bytes) = run(&mut counters, Command::GetMany { keys }, reply) else {
+            panic!()
+        };
         assert_eq!(values(bytes).collect::<Vec<_>>(), [Some(9), None]);
-        assert_eq!(run(&mut counters, Command::Exists { keys }, reply), Answer::Integer(1));
-        assert_eq!(run(&mut counters, Command::Delete { keys }, reply), Answer::Integer(1));
+        assert_eq!(
+            run(&mut counters, Command::Exists { keys }, reply),
+            Answer::Integer(1)
+        );
+        assert_eq!(
+            run(&mut counters, Command::Delete { keys }, reply),
+            Answer::Integer(1)
+        );
         assert_eq!(run(&mut counters, Command::Size, reply), Answer::Integer(0));
     }
 
     #[test]
     fn an_overflow_changes_nothing() {
         let (mut counters, reply) = (Counters::default(), &mut Vec::new());
-        run(&mut counters, Command::Set { key: b"a", value: i64::MAX }, reply);
-        assert_eq!(run(&mut counters, Command::Add { key: b"a", delta: 1 }, reply), Answer::Overflow);
-        assert_eq!(run(&mut counters, Command::Get { key: b"a" }, reply), Answer::Value(Some(i64::MAX)));
+        run(
+            &mut counters,
+            Command::Set {
+                key: b"a",
+                value: i64::MAX,
+            },
+            reply,
+        );
+        assert_eq!(
+            run(
+                &mut counters,
+                Command::Add {
+                    key: b"a",
+                    delta: 1
+                },
+                reply
+            ),
+            Answer::Overflow
+        );
+        assert_eq!(
+            run(&mut counters, Command::Get { key: b"a" }, reply),
+            Answer::Value(Some(i64::MAX))
+        );
     }
 
     #[test]
     fn compare_and_set_takes_a_missing_key_for_none() {
         let (mut counters, reply) = (Counters::default(), &mut Vec::new());
-        let cas = |expected, new| Command::CompareAndSet { key: b"a", expected, new };
-        assert_eq!(run(&mut counters, cas(Some(0), 1), reply), Answer::Integer(0));
+        let cas = |expected, new| Command::CompareAndSet {
+            key: b"a",
+            expected,
+            new,
+        };
+        assert_eq!(
+            run(&mut counters, cas(Some(0), 1), reply),
+            Answer::Integer(0)
+        );
         assert_eq!(run(&mut counters, cas(None, 1), reply), Answer::Integer(1));
-        assert_eq!(run(&mut counters, cas(Some(1), 2), reply), Answer::Integer(1));
+        assert_eq!(
+            run(&mut counters, cas(Some(1), 2), reply),
+            Answer::Integer(1)
+        );
         assert_eq!(run(&mut counters, cas(None, 3), reply), Answer::Integer(0));
     }
 
@@ -328,23 +435,44 @@ mod tests {
     fn any_cut_of_a_command_is_refused_without_a_change() {
         let keys: &[&[u8]] = &[b"key", b"other"];
         let commands = [
-            Command::Set { key: b"key", value: 1 },
-            Command::CompareAndSet { key: b"key", expected: None, new: 1 },
-            Command::Add { key: b"key", delta: 1 },
+            Command::Set {
+                key: b"key",
+                value: 1,
+            },
+            Command::CompareAndSet {
+                key: b"key",
+                expected: None,
+                new: 1,
+            },
+            Command::Add {
+                key: b"key",
+                delta: 1,
+            },
         ];
         let mut bytes = Vec::new();
         for command in commands {
             command.encode(&mut bytes);
             for cut in 0..bytes.len() {
                 let mut counters = Counters::default();
-                assert_eq!(counters.run(&bytes[..cut], &mut Vec::new()), None, "{command:?} cut at {cut}");
+                assert_eq!(
+                    counters.run(&bytes[..cut], &mut Vec::new()),
+                    None,
+                    "{command:?} cut at {cut}"
+                );
                 assert!(counters.values.is_empty());
             }
         }
         Command::Delete { keys }.encode(&mut bytes);
         let mut counters = Counters::default();
         counters.put(b"key", 1);
-        assert_eq!(counters.run(&bytes[..bytes.len() - 1], &mut Vec::new()), None);
-        assert_eq!(counters.values.len(), 1, "nothing is deleted by half a command");
+        assert_eq!(
+            counters.run(&bytes[..bytes.len() - 1], &mut Vec::new()),
+            None
+        );
+        assert_eq!(
+            counters.values.len(),
+            1,
+            "nothing is deleted by half a command"
+        );
     }
 }

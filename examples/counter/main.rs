@@ -24,7 +24,11 @@ use tracing_subscriber::EnvFilter;
 use crate::server::{End, Server};
 
 #[derive(Parser)]
-#[command(name = "counter", about = "Named 64-bit counters, replicated, for any Redis client", version)]
+#[command(
+    name = "counter",
+    about = "Named 64-bit counters, replicated, for any Redis client",
+    version
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<What>,
@@ -102,18 +106,28 @@ struct Listed {
 }
 
 fn parse_member(text: &str) -> Result<Listed, String> {
-    let parts = text.split_once('=').and_then(|(id, addrs)| Some((id, addrs.split_once('/')?)));
+    let parts = text
+        .split_once('=')
+        .and_then(|(id, addrs)| Some((id, addrs.split_once('/')?)));
     let Some((id, (raft, client))) = parts else {
-        return Err(format!("{text:?} is not ID=RAFT_HOST:PORT/CLIENT_HOST:PORT"));
+        return Err(format!(
+            "{text:?} is not ID=RAFT_HOST:PORT/CLIENT_HOST:PORT"
+        ));
     };
     let id = id.parse().map_err(|_| format!("{id:?} is not a node id"))?;
     for addr in [raft, client] {
-        let port = addr.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        let port = addr
+            .rsplit_once(':')
+            .and_then(|(_, port)| port.parse::<u16>().ok());
         if port.is_none() {
             return Err(format!("{addr:?} is not HOST:PORT"));
         }
     }
-    Ok(Listed { id, raft: raft.into(), client: client.into() })
+    Ok(Listed {
+        id,
+        raft: raft.into(),
+        client: client.into(),
+    })
 }
 
 fn main() -> ExitCode {
@@ -126,7 +140,11 @@ fn main() -> ExitCode {
         }
     };
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        .init();
     let done = match &cli.command {
         None => demo::run(cli.demo.seconds, cli.demo.data.as_deref()),
         Some(What::Serve(args)) => serve(args),
@@ -142,7 +160,9 @@ fn main() -> ExitCode {
 
 fn serve(args: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     if args.no_sync {
-        eprintln!("WARNING: --no-sync: nothing is flushed; acknowledged writes may be lost in a power cut");
+        eprintln!(
+            "WARNING: --no-sync: nothing is flushed; acknowledged writes may be lost in a power cut"
+        );
     }
     let Some(me) = args.members.iter().find(|member| member.id == args.id) else {
         eprintln!("--id {}: not in --members", args.id);
@@ -150,7 +170,10 @@ fn serve(args: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     };
     // Thousands of clients need as many descriptors; what the system does not grant is found out when one knocks.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let raised = rustix::process::Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
     if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
         tracing::warn!("raising the limit of open files: {error}");
     }
@@ -158,7 +181,10 @@ fn serve(args: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     let members = args
         .members
         .iter()
-        .map(|member| Member { id: NodeId(member.id), addr: member.raft.clone() })
+        .map(|member| Member {
+            id: NodeId(member.id),
+            addr: member.raft.clone(),
+        })
         .collect();
     let config = Config {
         election_timeout: args.election_timeout,

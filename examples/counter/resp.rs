@@ -31,7 +31,11 @@ impl fmt::Display for ProtocolError {
             Self::InvalidArgCount => f.write_str("invalid multibulk length"),
             Self::InvalidBulkLength => f.write_str("invalid bulk length"),
             Self::ExpectedBulk(byte) => {
-                let shown = if byte.is_ascii_graphic() { *byte as char } else { '?' };
+                let shown = if byte.is_ascii_graphic() {
+                    *byte as char
+                } else {
+                    '?'
+                };
                 write!(f, "expected '$', got '{shown}'")
             }
             Self::TooBigRequest => f.write_str("too big request"),
@@ -63,8 +67,11 @@ impl Parser {
             if buffer.first().is_some_and(|&byte| byte != b'*') {
                 return self.plain_line(buffer);
             }
-            let Some(line) = self.line(buffer)? else { return Ok(None) };
-            let count = number(&buffer[line.start + 1..line.end]).ok_or(ProtocolError::InvalidArgCount)?;
+            let Some(line) = self.line(buffer)? else {
+                return Ok(None);
+            };
+            let count =
+                number(&buffer[line.start + 1..line.end]).ok_or(ProtocolError::InvalidArgCount)?;
             if count > MAX_ARGS as i64 {
                 return Err(ProtocolError::InvalidArgCount);
             }
@@ -74,10 +81,16 @@ impl Parser {
             let length = match self.bulk {
                 Some(length) => length,
                 None => {
-                    let Some(line) = self.line(buffer)? else { return Ok(None) };
+                    let Some(line) = self.line(buffer)? else {
+                        return Ok(None);
+                    };
                     match buffer.get(line.start) {
                         Some(b'$') => {}
-                        other => return Err(ProtocolError::ExpectedBulk(other.copied().unwrap_or(b'\r'))),
+                        other => {
+                            return Err(ProtocolError::ExpectedBulk(
+                                other.copied().unwrap_or(b'\r'),
+                            ));
+                        }
                     }
                     let length = number(&buffer[line.start + 1..line.end])
                         .and_then(|length| usize::try_from(length).ok())
@@ -118,21 +131,35 @@ impl Parser {
     /// The next line without its end, if that is there.
     fn line(&mut self, buffer: &[u8]) -> Result<Option<Range<usize>>, ProtocolError> {
         let from = self.searched.max(self.at);
-        let Some(end) = buffer[from..].iter().position(|&byte| byte == b'\n').map(|found| from + found) else {
+        let Some(end) = buffer[from..]
+            .iter()
+            .position(|&byte| byte == b'\n')
+            .map(|found| from + found)
+        else {
             self.searched = buffer.len();
             if buffer.len() - self.at > MAX_LINE {
-                return Err(if self.missing.is_none() { ProtocolError::TooBigLine } else { ProtocolError::InvalidBulkLength });
+                return Err(if self.missing.is_none() {
+                    ProtocolError::TooBigLine
+                } else {
+                    ProtocolError::InvalidBulkLength
+                });
             }
             return Ok(None);
         };
         let start = self.at;
         (self.at, self.searched) = (end + 1, end + 1);
-        let end = if end > start && buffer[end - 1] == b'\r' { end - 1 } else { end };
+        let end = if end > start && buffer[end - 1] == b'\r' {
+            end - 1
+        } else {
+            end
+        };
         Ok(Some(start..end))
     }
 
     fn plain_line(&mut self, buffer: &[u8]) -> Result<Option<usize>, ProtocolError> {
-        let Some(line) = self.line(buffer)? else { return Ok(None) };
+        let Some(line) = self.line(buffer)? else {
+            return Ok(None);
+        };
         let mut at = line.start;
         while at < line.end {
             if buffer[at].is_ascii_whitespace() {
@@ -142,7 +169,10 @@ impl Parser {
             let quote = Some(buffer[at]).filter(|byte| matches!(byte, b'"' | b'\''));
             let start = at + usize::from(quote.is_some());
             let is_end = |byte: u8| quote.map_or(byte.is_ascii_whitespace(), |quote| byte == quote);
-            match buffer[start..line.end].iter().position(|&byte| is_end(byte)) {
+            match buffer[start..line.end]
+                .iter()
+                .position(|&byte| is_end(byte))
+            {
                 Some(found) => at = start + found + usize::from(quote.is_some()),
                 None if quote.is_some() => return Err(ProtocolError::UnbalancedQuotes),
                 None => at = line.end,
@@ -171,7 +201,11 @@ pub fn number(text: &[u8]) -> Option<i64> {
     digits.iter().try_fold(0i64, |value, &digit| {
         let digit = i64::from(digit.is_ascii_digit().then(|| digit - b'0')?);
         let value = value.checked_mul(10)?;
-        if negative { value.checked_sub(digit) } else { value.checked_add(digit) }
+        if negative {
+            value.checked_sub(digit)
+        } else {
+            value.checked_add(digit)
+        }
     })
 }
 
@@ -185,7 +219,8 @@ pub struct Writer<'a> {
 impl Writer<'_> {
     fn prefixed(&mut self, prefix: u8, value: i64) {
         self.out.push(prefix);
-        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        self.out
+            .extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
         self.out.extend_from_slice(b"\r\n");
     }
 
@@ -198,7 +233,13 @@ impl Writer<'_> {
     /// A line: what would break it becomes a space.
     pub fn error(&mut self, text: &str) {
         self.out.push(b'-');
-        self.out.extend(text.bytes().map(|byte| if byte == b'\r' || byte == b'\n' { b' ' } else { byte }));
+        self.out.extend(text.bytes().map(|byte| {
+            if byte == b'\r' || byte == b'\n' {
+                b' '
+            } else {
+                byte
+            }
+        }));
         self.out.extend_from_slice(b"\r\n");
     }
 
@@ -221,7 +262,8 @@ impl Writer<'_> {
     }
 
     pub fn null(&mut self) {
-        self.out.extend_from_slice(if self.resp3 { b"_\r\n" } else { b"$-1\r\n" });
+        self.out
+            .extend_from_slice(if self.resp3 { b"_\r\n" } else { b"$-1\r\n" });
     }
 
     pub fn array(&mut self, len: usize) {
@@ -263,7 +305,13 @@ mod tests {
                 if used == 0 {
                     break;
                 }
-                found.push(parser.args().iter().map(|range| buffer[range.clone()].to_vec()).collect());
+                found.push(
+                    parser
+                        .args()
+                        .iter()
+                        .map(|range| buffer[range.clone()].to_vec())
+                        .collect(),
+                );
                 parser.next();
                 buffer.drain(..used);
                 if buffer.is_empty() {
@@ -282,7 +330,11 @@ mod tests {
         assert_eq!(whole[0], [b"GET".to_vec(), b"a\r\nb ".to_vec()]);
         assert_eq!(whole[3], [b"set".to_vec(), b"a b".to_vec(), b"c".to_vec()]);
         for step in 1..bytes.len() {
-            assert_eq!(requests(bytes, step).as_ref(), Ok(&whole), "in pieces of {step}");
+            assert_eq!(
+                requests(bytes, step).as_ref(),
+                Ok(&whole),
+                "in pieces of {step}"
+            );
         }
     }
 
@@ -293,8 +345,14 @@ mod tests {
         assert_eq!(error(b"*99999999\r\n"), ProtocolError::InvalidArgCount);
         assert_eq!(error(b"*1\r\n+PING\r\n"), ProtocolError::ExpectedBulk(b'+'));
         assert_eq!(error(b"*1\r\n$-1\r\n"), ProtocolError::InvalidBulkLength);
-        assert_eq!(error(b"*1\r\n$600000\r\n"), ProtocolError::InvalidBulkLength);
-        assert_eq!(error(b"*1\r\n$4\r\nPINGxx"), ProtocolError::InvalidBulkLength);
+        assert_eq!(
+            error(b"*1\r\n$600000\r\n"),
+            ProtocolError::InvalidBulkLength
+        );
+        assert_eq!(
+            error(b"*1\r\n$4\r\nPINGxx"),
+            ProtocolError::InvalidBulkLength
+        );
         assert_eq!(error(b"set \"a b\r\n"), ProtocolError::UnbalancedQuotes);
         assert_eq!(error(&vec![b'a'; MAX_LINE + 2]), ProtocolError::TooBigLine);
         let mut many = b"*3\r\n".to_vec();
@@ -313,7 +371,9 @@ mod tests {
         for _ in 0..20_000 {
             let bytes: Vec<u8> = (0..40)
                 .map(|_| {
-                    seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    seed = seed
+                        .wrapping_mul(6364136223846793005)
+                        .wrapping_add(1442695040888963407);
                     alphabet[(seed >> 33) as usize % alphabet.len()]
                 })
                 .collect();
@@ -323,10 +383,27 @@ mod tests {
 
     #[test]
     fn numbers_are_those_that_redis_takes() {
-        for (text, value) in [("0", 0), ("-1", -1), ("9223372036854775807", i64::MAX), ("-9223372036854775808", i64::MIN)] {
+        for (text, value) in [
+            ("0", 0),
+            ("-1", -1),
+            ("9223372036854775807", i64::MAX),
+            ("-9223372036854775808", i64::MIN),
+        ] {
             assert_eq!(number(text.as_bytes()), Some(value));
         }
-        for text in ["", "-", "+1", " 1", "1 ", "01", "-0", "1.0", "9223372036854775808", "-9223372036854775809", "a"] {
+        for text in [
+            "",
+            "-",
+            "+1",
+            " 1",
+            "1 ",
+            "01",
+            "-0",
+            "1.0",
+            "9223372036854775808",
+            "-9223372036854775809",
+            "a",
+        ] {
             assert_eq!(number(text.as_bytes()), None, "{text:?}");
         }
     }

@@ -67,7 +67,8 @@ impl Server {
         let poll = Poll::new()?;
         let mut listener = TcpListener::bind(addr)?;
         let port = listener.local_addr()?.port();
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        poll.registry()
+            .register(&mut listener, LISTENER, Interest::READABLE)?;
         let waker = mio::Waker::new(poll.registry(), WAKER)?;
         let outbox = node
             .outbox(move || {
@@ -134,9 +135,14 @@ impl Server {
             looked = poll.poll(events, Some(Duration::ZERO));
         } else {
             // Something that waits for a busy node is tried again soon.
-            let timeout = if self.next_todo.is_empty() { LOOK_ROUND } else { Duration::from_millis(1) };
+            let timeout = if self.next_todo.is_empty() {
+                LOOK_ROUND
+            } else {
+                Duration::from_millis(1)
+            };
             events.clear();
-            self.outbox.sleep(|| looked = poll.poll(events, Some(timeout)));
+            self.outbox
+                .sleep(|| looked = poll.poll(events, Some(timeout)));
         }
         match looked {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -148,11 +154,20 @@ impl Server {
     }
 
     fn take_answers(&mut self) -> usize {
-        let Self { outbox, places, todo, .. } = self;
+        let Self {
+            outbox,
+            places,
+            todo,
+            ..
+        } = self;
         outbox.drain(8192, |tag, outcome, reply| {
             let (at, generation, number) = untag(tag);
             let place = &mut places[at];
-            let Some(connection) = place.connection.as_mut().filter(|_| place.generation == generation) else {
+            let Some(connection) = place
+                .connection
+                .as_mut()
+                .filter(|_| place.generation == generation)
+            else {
                 return; // The client has left.
             };
             let resp3 = connection.client.resp3;
@@ -169,7 +184,11 @@ impl Server {
                 LISTENER => self.accept(),
                 WAKER => {}
                 Token(at) => {
-                    if let Some(connection) = self.places.get_mut(at).and_then(|place| place.connection.as_mut()) {
+                    if let Some(connection) = self
+                        .places
+                        .get_mut(at)
+                        .and_then(|place| place.connection.as_mut())
+                    {
                         connection.readable |= event.is_readable() || event.is_error();
                         list(connection, at, &mut self.todo);
                     }
@@ -201,14 +220,20 @@ impl Server {
     fn admit(&mut self, mut stream: TcpStream, from: SocketAddr) -> io::Result<()> {
         stream.set_nodelay(true)?;
         if self.free.is_empty() && self.places.len() == MAX_CLIENTS {
-            return Err(io::Error::other("there are as many clients as there can be"));
+            return Err(io::Error::other(
+                "there are as many clients as there can be",
+            ));
         }
         let at = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place::default());
             self.places.len() - 1
         });
         let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(&mut stream, Token(at), interest) {
+        if let Err(error) = self
+            .poll
+            .registry()
+            .register(&mut stream, Token(at), interest)
+        {
             self.free.push(at);
             return Err(error);
         }
@@ -226,7 +251,9 @@ impl Server {
         let count = list.len();
         list.append(&mut self.todo);
         for at in list.drain(..) {
-            let Some(mut connection) = self.places[at].connection.take() else { continue };
+            let Some(mut connection) = self.places[at].connection.take() else {
+                continue;
+            };
             connection.listed = false;
             match self.attend(&mut connection, at) {
                 Ok(true) => self.places[at].connection = Some(connection),
@@ -276,7 +303,10 @@ impl Server {
             if !connection.has_room() {
                 return false;
             }
-            let used = match connection.parser.parse(&connection.input[connection.begin..]) {
+            let used = match connection
+                .parser
+                .parse(&connection.input[connection.begin..])
+            {
                 Ok(Some(used)) => used,
                 Ok(None) => return true,
                 Err(error) => {
@@ -329,7 +359,13 @@ impl Server {
             port: self.port,
         };
         let mut local = Vec::new();
-        let action = dispatch(args, &mut connection.client, &context, &mut self.encoded, &mut local);
+        let action = dispatch(
+            args,
+            &mut connection.client,
+            &context,
+            &mut self.encoded,
+            &mut local,
+        );
         match action {
             Action::Replied | Action::Close => {
                 connection.reply_place().extend_from_slice(&local);
@@ -351,7 +387,8 @@ impl Server {
         let handed = if self.node.leader().is_none() {
             Err(ProposeError::Busy)
         } else if is_read {
-            self.node.read_to(id, tag, &self.encoded, Consistency::Linearizable)
+            self.node
+                .read_to(id, tag, &self.encoded, Consistency::Linearizable)
         } else {
             self.node.propose_to(id, tag, &self.encoded)
         };
@@ -400,11 +437,20 @@ fn untag(tag: u64) -> (usize, u16, u32) {
     ((tag >> 48) as usize, (tag >> 32) as u16, tag as u32)
 }
 
-fn write_outcome(outcome: Result<Index, ProposeError>, reply: &[u8], out: &mut Vec<u8>, resp3: bool) {
+fn write_outcome(
+    outcome: Result<Index, ProposeError>,
+    reply: &[u8],
+    out: &mut Vec<u8>,
+    resp3: bool,
+) {
     match outcome {
         Ok(_) => write_answer(Answer::decode(reply), out, resp3),
-        Err(error @ ProposeError::Unknown) => Writer { out, resp3 }.error(&format!("UNKNOWN {error}")),
-        Err(error @ ProposeError::TooLarge { .. }) => Writer { out, resp3 }.error(&format!("ERR {error}")),
+        Err(error @ ProposeError::Unknown) => {
+            Writer { out, resp3 }.error(&format!("UNKNOWN {error}"))
+        }
+        Err(error @ ProposeError::TooLarge { .. }) => {
+            Writer { out, resp3 }.error(&format!("ERR {error}"))
+        }
         Err(error) => Writer { out, resp3 }.error(&format!("TRYAGAIN {error}")),
     }
 }

@@ -107,7 +107,10 @@ impl<D: Dir> Append<D> {
             let done = match entry.write {
                 Write::Append { first, last } => log.append(&entry.bytes, first, last),
                 Write::Truncate { after } => log.truncate_after(after),
-                Write::Vote { term, vote } => log.save_vote(Vote { term, voted_for: vote }),
+                Write::Vote { term, vote } => log.save_vote(Vote {
+                    term,
+                    voted_for: vote,
+                }),
             };
             match done {
                 Ok(()) => {
@@ -128,7 +131,9 @@ impl<D: Dir> Append<D> {
     }
 
     fn finish_flush(&mut self) -> Result<usize, StorageError> {
-        let Some(covered) = self.covered else { return Ok(0) };
+        let Some(covered) = self.covered else {
+            return Ok(0);
+        };
         if self.log.poll_flush()? == FlushState::Running {
             return Ok(0);
         }
@@ -139,7 +144,10 @@ impl<D: Dir> Append<D> {
         advance(&marks.durable, durable);
         advance(&marks.flushes, marks.flushes.load(Ordering::Relaxed) + 1);
         let entries = durable.saturating_sub(before);
-        advance(&marks.flushed_entries, marks.flushed_entries.load(Ordering::Relaxed) + entries);
+        advance(
+            &marks.flushed_entries,
+            marks.flushed_entries.load(Ordering::Relaxed) + entries,
+        );
         if covered > marks.durable_write.load(Ordering::Relaxed) {
             advance(&marks.durable_write, covered);
             self.consensus.wake();
@@ -154,7 +162,11 @@ impl<D: Dir> Append<D> {
 
     /// The next moment at which this stage has something to do by itself.
     pub(crate) fn deadline_us(&self) -> u64 {
-        if self.settled || self.covered.is_some() { u64::MAX } else { self.settle_at() }
+        if self.settled || self.covered.is_some() {
+            u64::MAX
+        } else {
+            self.settle_at()
+        }
     }
 
     pub(crate) fn flushing(&self) -> bool {

@@ -16,9 +16,9 @@ use ringbuf::{Receiver, Take};
 use storage::Reader;
 use storage::record::{self, Header};
 
-use crate::fsm::Batch;
 use crate::flow::rings::{AtIndex, ToApply, advance};
 use crate::flow::shared::Shared;
+use crate::fsm::Batch;
 use crate::pending::Token;
 use crate::wire::{KIND_COMMAND, KIND_TERM_START};
 use crate::{Fault, Index, ProposeError, StateMachine, Term};
@@ -65,7 +65,9 @@ impl Apply {
         if now_us >= self.next_sweep_us {
             self.next_sweep_us = now_us + self.sweep_every_us();
             let now_ms = now_us / 1000;
-            self.shared.table.expire(now_ms.saturating_sub(self.proposal_timeout_ms));
+            self.shared
+                .table
+                .expire(now_ms.saturating_sub(self.proposal_timeout_ms));
         }
         Ok(work)
     }
@@ -76,17 +78,30 @@ impl Apply {
 
     /// Requests that wait are looked through from time to time; without any there is nothing to wake for.
     pub(crate) fn deadline_us(&self) -> u64 {
-        if self.shared.nothing_pending() { u64::MAX } else { self.next_sweep_us }
+        if self.shared.nothing_pending() {
+            u64::MAX
+        } else {
+            self.next_sweep_us
+        }
     }
 
     fn target(&self) -> Index {
-        self.shared.marks.committed.load(Ordering::Acquire).min(self.reader.written())
+        self.shared
+            .marks
+            .committed
+            .load(Ordering::Acquire)
+            .min(self.reader.written())
     }
 
     pub(crate) fn has_work(&mut self) -> bool {
         // A read whose index is not applied yet is woken for by the commit index.
         self.applied < self.target() || {
-            let Self { at_index, applied, shared, .. } = self;
+            let Self {
+                at_index,
+                applied,
+                shared,
+                ..
+            } = self;
             let mut due = false;
             at_index.drain_while(1, |item| {
                 due = reached(item.0, *applied, shared);
@@ -101,9 +116,14 @@ impl Apply {
         let target = self.target();
         while self.applied < target {
             let first = self.applied + 1;
-            let slice = self.reader.slice(first, target, APPLY_BYTES).unwrap_or_else(|| {
-                panic!("entry {first} is committed (to {target}) and written, but not in the log")
-            });
+            let slice = self
+                .reader
+                .slice(first, target, APPLY_BYTES)
+                .unwrap_or_else(|| {
+                    panic!(
+                        "entry {first} is committed (to {target}) and written, but not in the log"
+                    )
+                });
             self.apply_records(slice.as_ref())?;
             assert_eq!(self.applied, slice.last(), "the whole slice is applied");
             advance(&self.shared.marks.applied, self.applied);
@@ -116,15 +136,28 @@ impl Apply {
 
     fn apply_records(&mut self, mut records: &[u8]) -> Result<(), Fault> {
         while !records.is_empty() {
-            let record = record::peek(records)
-                .unwrap_or_else(|error| panic!("the log after {} is damaged in memory: {error}", self.applied));
+            let record = record::peek(records).unwrap_or_else(|error| {
+                panic!(
+                    "the log after {} is damaged in memory: {error}",
+                    self.applied
+                )
+            });
             let header = record.header;
-            assert_eq!(header.index, self.applied + 1, "entries are applied in order");
+            assert_eq!(
+                header.index,
+                self.applied + 1,
+                "entries are applied in order"
+            );
             let taken = match header.kind {
                 KIND_COMMAND => self.apply_commands(records)?,
                 KIND_TERM_START => {
                     let machine = &mut self.machine;
-                    let Header { term, index, time_us, .. } = header;
+                    let Header {
+                        term,
+                        index,
+                        time_us,
+                        ..
+                    } = header;
                     guard("new_term", index, || machine.new_term(term, index, time_us))?;
                     // Everything of earlier terms that is in the log at all is applied by now.
                     self.shared.table.replace_before(term);
@@ -145,23 +178,37 @@ impl Apply {
 
     /// Hands the commands at the beginning of `records` to the state machine; returns their bytes.
     fn apply_commands(&mut self, records: &[u8]) -> Result<usize, Fault> {
-        let mut batch = Batch::new(records, &mut self.reply, &self.shared.table, self.shared.origin);
+        let mut batch = Batch::new(
+            records,
+            &mut self.reply,
+            &self.shared.table,
+            self.shared.origin,
+        );
         let machine = &mut self.machine;
         let outcome = catch_unwind(AssertUnwindSafe(|| machine.apply(&mut batch)));
         let after = self.applied;
         match outcome {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                return Err(machine_fault(&format!("apply returned an error after index {after}: {error}")));
+                return Err(machine_fault(&format!(
+                    "apply returned an error after index {after}: {error}"
+                )));
             }
             Err(panic) => {
-                return Err(machine_fault(&format!("apply panicked after index {after}: {}", text(&*panic))));
+                return Err(machine_fault(&format!(
+                    "apply panicked after index {after}: {}",
+                    text(&*panic)
+                )));
             }
         }
         let (taken, last) = batch.finish();
-        let untaken = record::peek(&records[taken..]).is_ok_and(|next| next.header.kind == KIND_COMMAND);
+        let untaken =
+            record::peek(&records[taken..]).is_ok_and(|next| next.header.kind == KIND_COMMAND);
         if untaken {
-            return Err(machine_fault(&format!("apply returned and left commands after index {} untaken", last.max(after))));
+            return Err(machine_fault(&format!(
+                "apply returned and left commands after index {} untaken",
+                last.max(after)
+            )));
         }
         self.applied = last;
         Ok(taken)
@@ -169,7 +216,15 @@ impl Apply {
 
     /// Does what was to be done once an index is applied.
     fn reach(&mut self) -> Result<usize, Fault> {
-        let Self { at_index, machine, shared, applied, leading, reply, .. } = self;
+        let Self {
+            at_index,
+            machine,
+            shared,
+            applied,
+            leading,
+            reply,
+            ..
+        } = self;
         let mut failed = None;
         let taken = at_index.drain_while(256, |item| {
             if failed.is_some() || !reached(item.0, *applied, shared) {
@@ -177,7 +232,11 @@ impl Apply {
             }
             let done = match item.0 {
                 AtIndex::Read { token, .. } => guard("query", *applied, || {
-                    shared.table.complete_read(Token(token), *applied, reply, |query, reply| machine.query(query, reply));
+                    shared
+                        .table
+                        .complete_read(Token(token), *applied, reply, |query, reply| {
+                            machine.query(query, reply)
+                        });
                 }),
                 AtIndex::LeaderStart { term, .. } if shared.leads(term) => {
                     *leading = Some(term);
@@ -229,8 +288,12 @@ fn reached(item: AtIndex, applied: Index, shared: &Shared) -> bool {
 
 /// Runs user code; a panic in it is the state machine's error, not the thread's end.
 fn guard(what: &str, index: Index, run: impl FnOnce()) -> Result<(), Fault> {
-    catch_unwind(AssertUnwindSafe(run))
-        .map_err(|panic| machine_fault(&format!("{what} panicked at index {index}: {}", text(&*panic))))
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        machine_fault(&format!(
+            "{what} panicked at index {index}: {}",
+            text(&*panic)
+        ))
+    })
 }
 
 fn machine_fault(what: &str) -> Fault {

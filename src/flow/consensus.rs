@@ -16,8 +16,8 @@ use storage::record::{self, Header};
 
 use crate::flow::forward;
 use crate::flow::rings::{
-    Ask, AtIndex, Bulk, Entry, InBulk, InBulkKind, InSmall, Proposal, SendBulk, SendSmall, Small, ToApply, Write,
-    advance,
+    Ask, AtIndex, Bulk, Entry, InBulk, InBulkKind, InSmall, Proposal, SendBulk, SendSmall, Small,
+    ToApply, Write, advance,
 };
 use crate::flow::shared::{Clock, Shared, Stop};
 use crate::flow::sizes::Sizes;
@@ -135,9 +135,13 @@ impl Consensus {
         if !brain.has_room() {
             return work;
         }
-        work += inputs.small.drain_while(TURN, |slot| brain.small(now_us, slot));
+        work += inputs
+            .small
+            .drain_while(TURN, |slot| brain.small(now_us, slot));
         work += brain.disk(now_us);
-        work += inputs.bulk.drain_while(TURN, |slot| brain.bulk(now_us, slot));
+        work += inputs
+            .bulk
+            .drain_while(TURN, |slot| brain.bulk(now_us, slot));
         work += brain.proposals(now_us, &mut inputs.propose);
         brain.show_peers(now_us);
         work
@@ -171,10 +175,10 @@ impl Consensus {
 impl Brain {
     fn has_room(&mut self) -> bool {
         self.held.is_empty()
-            && self.rings.entry.room() >= ENTRY_ROOM
-            && self.rings.send_small.room() >= ROOM
-            && self.rings.send_bulk.room() >= ROOM
-            && self.rings.at_index.room() >= ROOM
+            && self.rings.entry.has_room(ENTRY_ROOM)
+            && self.rings.send_small.has_room(ROOM)
+            && self.rings.send_bulk.has_room(ROOM)
+            && self.rings.at_index.has_room(ROOM)
     }
 
     fn clock(&mut self, now_us: u64) -> usize {
@@ -267,7 +271,10 @@ impl Brain {
         let draining = self.shared.stop() != Stop::No;
         let leads = self.core.is_leader() && !draining;
         let term = self.core.term();
-        let forward_to = self.core.leader().filter(|_| self.limits.forward && !leads && !draining);
+        let forward_to = self
+            .core
+            .leader()
+            .filter(|_| self.limits.forward && !leads && !draining);
         let first = self.core.last_index() + 1;
         let time_us = self.time_us();
         let mut count = 0;
@@ -275,10 +282,16 @@ impl Brain {
         self.batch.clear();
         self.forwards.clear();
         let taken = propose.drain_while(8 * TURN, |slot| {
-            let spilled = slot.spilled.try_lock().ok().and_then(|mut spilled| spilled.take());
+            let spilled = slot
+                .spilled
+                .try_lock()
+                .ok()
+                .and_then(|mut spilled| spilled.take());
             let command = spilled.as_deref().unwrap_or(&slot.inline);
             let gathered = self.batch.len() + self.forwards.len();
-            if gathered > 0 && gathered + record::encoded_len(command.len()) > self.limits.batch_bytes {
+            if gathered > 0
+                && gathered + record::encoded_len(command.len()) > self.limits.batch_bytes
+            {
                 // It opens the next batch: put it back.
                 if let Ok(mut place) = slot.spilled.try_lock() {
                     *place = spilled;
@@ -287,7 +300,9 @@ impl Brain {
             }
             let token = Token(slot.token);
             if let Some(command) = &spilled {
-                self.shared.spilled_bytes.fetch_sub(command.len(), Ordering::Relaxed);
+                self.shared
+                    .spilled_bytes
+                    .fetch_sub(command.len(), Ordering::Relaxed);
             }
             match slot.ask {
                 Ask::StaleRead => self.answer_at(0, slot.token),
@@ -296,7 +311,9 @@ impl Brain {
                         self.reads.push_back((self.next_read, slot.token));
                         reads += 1;
                     } else {
-                        self.shared.table.complete(token, Err(ProposeError::Busy), &[]);
+                        self.shared
+                            .table
+                            .complete(token, Err(ProposeError::Busy), &[]);
                     }
                 }
                 Ask::Command | Ask::LeaderCommand if leads => {
@@ -310,7 +327,8 @@ impl Brain {
                         kind: KIND_COMMAND,
                     };
                     record::encode_into(&mut self.batch, &header, command);
-                    self.sizes.push(header.index, record::encoded_len(command.len()) as u64);
+                    self.sizes
+                        .push(header.index, record::encoded_len(command.len()) as u64);
                     count += 1;
                 }
                 Ask::Command if forward_to.is_some() => {
@@ -318,7 +336,9 @@ impl Brain {
                     forward::push(&mut self.forwards, slot.token, command);
                 }
                 Ask::Command | Ask::LeaderCommand if draining => {
-                    self.shared.table.complete(token, Err(ProposeError::Stopped), &[]);
+                    self.shared
+                        .table
+                        .complete(token, Err(ProposeError::Stopped), &[]);
                 }
                 Ask::Command | Ask::LeaderCommand => self.refuse(token),
             }
@@ -352,7 +372,10 @@ impl Brain {
             .core
             .propose(now_us, count, self.batch.len() as u64, &self.sizes)
             .expect("this node leads, and no input came in between");
-        assert_eq!(proposed.first, first, "the batch was encoded for this place");
+        assert_eq!(
+            proposed.first, first,
+            "the batch was encoded for this place"
+        );
         self.write_batch(proposed.write, proposed.first, proposed.last);
         self.act(None);
     }
@@ -363,9 +386,17 @@ impl Brain {
         self.batch.clear();
         let mut count = 0;
         for (token, command) in forward::commands(body) {
-            let header = Header { index: first + count, term, time_us, origin, token, kind: KIND_COMMAND };
+            let header = Header {
+                index: first + count,
+                term,
+                time_us,
+                origin,
+                token,
+                kind: KIND_COMMAND,
+            };
             record::encode_into(&mut self.batch, &header, command);
-            self.sizes.push(header.index, record::encoded_len(command.len()) as u64);
+            self.sizes
+                .push(header.index, record::encoded_len(command.len()) as u64);
             count += 1;
         }
         if count > 0 {
@@ -389,7 +420,9 @@ impl Brain {
 
     fn refuse(&self, token: Token) {
         let leader = self.core.leader().map(|leader| NodeId(leader as u32));
-        self.shared.table.complete(token, Err(ProposeError::NotLeader { leader }), &[]);
+        self.shared
+            .table
+            .complete(token, Err(ProposeError::NotLeader { leader }), &[]);
     }
 
     /// The leader's stamp: the wall clock, but never less than the last one.
@@ -402,7 +435,9 @@ impl Brain {
     fn act(&mut self, received: Option<&[u8]>) {
         while let Some(output) = self.core.pop_output() {
             match output {
-                Output::SaveVote { write, term, vote } => self.write(write, Write::Vote { term, vote }),
+                Output::SaveVote { write, term, vote } => {
+                    self.write(write, Write::Vote { term, vote })
+                }
                 Output::Truncate { write, after } => {
                     self.sizes.truncate(after);
                     self.write(write, Write::Truncate { after });
@@ -451,7 +486,11 @@ impl Brain {
             self.last_time_us = self.last_time_us.max(header.time_us);
             self.sizes.push(header.index, bytes as u64);
         }
-        assert_eq!(self.sizes.last(), last, "the message carried the entries it named");
+        assert_eq!(
+            self.sizes.last(),
+            last,
+            "the message carried the entries it named"
+        );
         let sent = self.rings.entry.try_send(|slot| {
             slot.seq = seq;
             slot.write = Write::Append { first, last };
@@ -512,9 +551,14 @@ impl Brain {
     }
 
     fn answer_at(&mut self, index: u64, token: u64) {
-        let sent = self.rings.at_index.try_send(|slot| slot.0 = AtIndex::Read { index, token });
+        let sent = self
+            .rings
+            .at_index
+            .try_send(|slot| slot.0 = AtIndex::Read { index, token });
         if sent.is_err() {
-            self.shared.table.complete(Token(token), Err(ProposeError::Busy), &[]);
+            self.shared
+                .table
+                .complete(Token(token), Err(ProposeError::Busy), &[]);
         }
     }
 
@@ -538,16 +582,24 @@ impl Brain {
         };
         let term = self.core.term();
         self.shared.set_face(term, role, self.core.leader());
-        if let Some(led) = self.leading.filter(|&led| led != term || role != Role::Leader) {
+        if let Some(led) = self
+            .leading
+            .filter(|&led| led != term || role != Role::Leader)
+        {
             self.leading = None;
-            let sent = self.rings.at_index.try_send(|slot| slot.0 = AtIndex::LeaderStop { term: led });
+            let sent = self
+                .rings
+                .at_index
+                .try_send(|slot| slot.0 = AtIndex::LeaderStop { term: led });
             assert!(sent.is_ok(), "the room was looked at before");
         }
         if role == Role::Leader && self.leading.is_none() {
             self.leading = Some(term);
             let index = self.core.term_start();
-            let sent =
-                self.rings.at_index.try_send(|slot| slot.0 = AtIndex::LeaderStart { index, term });
+            let sent = self
+                .rings
+                .at_index
+                .try_send(|slot| slot.0 = AtIndex::LeaderStart { index, term });
             assert!(sent.is_ok(), "the room was looked at before");
         }
     }
@@ -558,9 +610,16 @@ impl Brain {
             return;
         }
         self.peers_due_us = now_us + PEERS_EVERY_US;
-        let mut peers = self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut peers = self
+            .shared
+            .peers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for (id, matched, next, inflight_bytes, active) in self.core.peers() {
-            if let Some(peer) = peers.iter_mut().find(|peer: &&mut PeerStatus| u64::from(peer.id.0) == id) {
+            if let Some(peer) = peers
+                .iter_mut()
+                .find(|peer: &&mut PeerStatus| u64::from(peer.id.0) == id)
+            {
                 (peer.matched, peer.next) = (matched, next);
                 (peer.inflight_bytes, peer.active) = (inflight_bytes, active);
             }
@@ -568,7 +627,11 @@ impl Brain {
     }
 
     fn note_piggyback(&self, from: u64, bytes: &[u8]) {
-        let mut peers = self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut peers = self
+            .shared
+            .peers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(peer) = peers.iter_mut().find(|peer| u64::from(peer.id.0) == from) {
             peer.piggyback.clear();
             peer.piggyback.extend_from_slice(bytes);

@@ -36,7 +36,8 @@ pub(crate) fn well_formed(body: &[u8], max: usize) -> bool {
 
 /// The tokens of a refusal.
 pub(crate) fn tokens(body: &[u8]) -> impl Iterator<Item = u64> {
-    body.chunks_exact(8).map(|token| u64::from_le_bytes(token.try_into().expect("chunks of eight")))
+    body.chunks_exact(8)
+        .map(|token| u64::from_le_bytes(token.try_into().expect("chunks of eight")))
 }
 
 #[cfg(test)]
@@ -48,7 +49,10 @@ mod tests {
         let mut body = Vec::new();
         push(&mut body, 7, b"seven");
         push(&mut body, 8, b"");
-        assert_eq!(commands(&body).collect::<Vec<_>>(), [(7, &b"seven"[..]), (8, b"")]);
+        assert_eq!(
+            commands(&body).collect::<Vec<_>>(),
+            [(7, &b"seven"[..]), (8, b"")]
+        );
         assert!(well_formed(&body, 5));
         assert!(!well_formed(&body, 4), "longer than the limit");
     }
@@ -60,7 +64,11 @@ mod tests {
         push(&mut body, 8, b"eight");
         let whole = HEAD + 5;
         for cut in 0..body.len() {
-            assert_eq!(well_formed(&body[..cut], 100), cut == 0 || cut == whole, "cut at {cut}");
+            assert_eq!(
+                well_formed(&body[..cut], 100),
+                cut == 0 || cut == whole,
+                "cut at {cut}"
+            );
         }
     }
 }

@@ -17,7 +17,8 @@ use crate::flow::receive::Inbound;
 use crate::flow::replicate::Network;
 use crate::flow::reply::{ReplyStage, Sinks};
 use crate::flow::rings::{
-    AtIndex, Bulk, Entry, InBulk, InBulkKind, InSmall, Proposal, SendBulk, SendSmall, Small, ToApply,
+    AtIndex, Bulk, Entry, InBulk, InBulkKind, InSmall, Proposal, SendBulk, SendSmall, Small,
+    ToApply,
 };
 use crate::flow::runner::{self, Driver};
 use crate::flow::shared::Shared;
@@ -98,15 +99,26 @@ pub(crate) fn build(
     report_recovery(config, &recovered);
     let mut net = open_net(listener()?, config, recovered.identity.incarnation, nonce)?;
     if let Some(fd) = log.completion_fd().filter(|_| !per_stage) {
-        net.watch(fd).map_err(|source| StartError::Io { what: "watching io_uring completions".into(), source })?;
+        net.watch(fd).map_err(|source| StartError::Io {
+            what: "watching io_uring completions".into(),
+            source,
+        })?;
     }
 
     let sleepers = Sleepers::new(&net, per_stage);
     let wakers = sleepers.wakers();
-    assert!(flush_bell.set(wakers.append.clone()).is_ok(), "the flush has one bell");
+    assert!(
+        flush_bell.set(wakers.append.clone()).is_ok(),
+        "the flush has one bell"
+    );
     // `replied`: apply and consensus -> reply. See `flow/reply.rs`.
     let (sinks, replied) = Sinks::new(config.max_pending, wakers.reply.clone());
-    let table = Arc::new(Table::new(config.max_pending, config.inline_bytes, (nonce >> 32) as u32, sinks));
+    let table = Arc::new(Table::new(
+        config.max_pending,
+        config.inline_bytes,
+        (nonce >> 32) as u32,
+        sinks,
+    ));
     let shared = Arc::new(Shared::new(config, nonce as u32, table.clone()));
 
     // `propose`: any thread -> consensus. Full: the caller gets `Busy`.
@@ -118,33 +130,52 @@ pub(crate) fn build(
         wakers.consensus.clone(),
     );
     // `entry`: consensus -> append, a batch a slot. Full: consensus takes no proposals and no appends.
-    let (entry, mut entries) =
-        ringbuf::ring("entry", config.entry_ring, || Entry::slot(BATCH_BUFFER), wakers.append.clone());
+    let (entry, mut entries) = ringbuf::ring(
+        "entry",
+        config.entry_ring,
+        || Entry::slot(BATCH_BUFFER),
+        wakers.append.clone(),
+    );
     // `send_small`, `send_bulk`: consensus -> network. Full: consensus takes no input.
     let nothing = Message::HeartbeatReply { term: 0, round: 0 };
     let (send_small, mut sent_small) = ringbuf::ring(
         "send_small",
         SMALL_RING,
-        || SendSmall { to: 0, message: nothing },
+        || SendSmall {
+            to: 0,
+            message: nothing,
+        },
         wakers.network.clone(),
     );
     let (send_bulk, mut sent_bulk) = ringbuf::ring(
         "send_bulk",
         BULK_RING,
-        || SendBulk { to: 0, what: Bulk::Refused { term: 0 }, bytes: Vec::new() },
+        || SendBulk {
+            to: 0,
+            what: Bulk::Refused { term: 0 },
+            bytes: Vec::new(),
+        },
         wakers.network.clone(),
     );
     // `in_small`, `in_bulk`: network -> consensus. Full: the frame's connection is not read.
     let (in_small, mut small) = ringbuf::ring(
         "in_small",
         SMALL_RING,
-        || InSmall { from: 0, what: Small::Down, piggyback: Vec::new() },
+        || InSmall {
+            from: 0,
+            what: Small::Down,
+            piggyback: Vec::new(),
+        },
         wakers.consensus.clone(),
     );
     let (in_bulk, mut bulk) = ringbuf::ring(
         "in_bulk",
         INBOUND_BULK_RING,
-        || InBulk { from: 0, what: InBulkKind::Refused, body: Vec::with_capacity(BATCH_BUFFER) },
+        || InBulk {
+            from: 0,
+            what: InBulkKind::Refused,
+            body: Vec::with_capacity(BATCH_BUFFER),
+        },
         wakers.consensus.clone(),
     );
     // `apply`: consensus -> apply, what happens at an index. Full: reads are `Busy`.
@@ -155,7 +186,12 @@ pub(crate) fn build(
         wakers.apply.clone(),
     );
     // Who sleeps because a ring is full is woken when it has room.
-    for ring in [&mut sent_small as &mut dyn WakeOnRelease, &mut sent_bulk, &mut entries, &mut reached] {
+    for ring in [
+        &mut sent_small as &mut dyn WakeOnRelease,
+        &mut sent_bulk,
+        &mut entries,
+        &mut reached,
+    ] {
         ring.wake_writer(wakers.consensus.clone());
     }
     for ring in [&mut small as &mut dyn WakeOnRelease, &mut bulk] {
@@ -180,13 +216,26 @@ pub(crate) fn build(
         wakers.reply.clone(),
     ]);
 
-    let core = Core::new(settings(config, nonce), restored(config, &recovered), shared.clock.now_us());
+    let core = Core::new(
+        settings(config, nonce),
+        restored(config, &recovered),
+        shared.clock.now_us(),
+    );
     let reader = log.reader();
     let consensus = Consensus::new(
         core,
         Sizes::new(reader.clone(), recovered.last_index),
-        Inputs { small, bulk, propose: proposals },
-        Rings { entry, send_small, send_bulk, at_index },
+        Inputs {
+            small,
+            bulk,
+            propose: proposals,
+        },
+        Rings {
+            entry,
+            send_small,
+            send_bulk,
+            at_index,
+        },
         shared.clone(),
         wakers.apply.clone(),
         config,
@@ -195,18 +244,45 @@ pub(crate) fn build(
     );
     let inbound = Inbound::new(in_small, in_bulk, shared.clone(), config.max_entry_bytes);
     let network = Network::new(
-        GroupLink { net, group: config.group },
+        GroupLink {
+            net,
+            group: config.group,
+        },
         reader.clone(),
         sent_small,
         sent_bulk,
         inbound,
         shared.clone(),
     );
-    let apply = Apply::new(machine, reader, reached, shared.clone(), config.proposal_timeout);
-    let append = Append::new(log, entries, shared.clone(), wakers.consensus, wakers.network);
+    let apply = Apply::new(
+        machine,
+        reader,
+        reached,
+        shared.clone(),
+        config.proposal_timeout,
+    );
+    let append = Append::new(
+        log,
+        entries,
+        shared.clone(),
+        wakers.consensus,
+        wakers.network,
+    );
     let reply = ReplyStage { table, replied };
-    let stages = Stages { consensus, append, network, apply, reply };
-    let graph = Graph { shared, propose, stages, sleepers, per_stage };
+    let stages = Stages {
+        consensus,
+        append,
+        network,
+        apply,
+        reply,
+    };
+    let graph = Graph {
+        shared,
+        propose,
+        stages,
+        sleepers,
+        per_stage,
+    };
     graph.announce(config);
     Ok(graph)
 }
@@ -238,7 +314,9 @@ impl Sleepers {
     fn wakers(&self) -> Wakers {
         let network = self.network.waker();
         let of = |pick: fn(&OtherSleepers) -> &Sleeper| {
-            self.others.as_ref().map_or_else(|| network.clone(), |others| pick(others).waker())
+            self.others
+                .as_ref()
+                .map_or_else(|| network.clone(), |others| pick(others).waker())
         };
         Wakers {
             consensus: of(|others| &others.consensus),
@@ -250,7 +328,10 @@ impl Sleepers {
     }
 }
 
-fn open_log(config: &Config, flush_bell: Arc<OnceLock<Waker>>) -> Result<(Log<Disk>, Recovered), StartError> {
+fn open_log(
+    config: &Config,
+    flush_bell: Arc<OnceLock<Waker>>,
+) -> Result<(Log<Disk>, Recovered), StartError> {
     let mut options = Options::default();
     options.segment_bytes = config.segment_bytes;
     options.max_record_bytes = config.max_entry_bytes;
@@ -266,7 +347,13 @@ fn open_log(config: &Config, flush_bell: Arc<OnceLock<Waker>>) -> Result<(Log<Di
         }
     }));
     let dir = Disk::new(config.data_dir.join(format!("group-{}", config.group)));
-    Ok(Log::open(dir, options, config.cluster_id(), config.group, u64::from(config.id.0))?)
+    Ok(Log::open(
+        dir,
+        options,
+        config.cluster_id(),
+        config.group,
+        u64::from(config.id.0),
+    )?)
 }
 
 fn report_recovery(config: &Config, recovered: &Recovered) {
@@ -290,7 +377,10 @@ fn open_net(
 ) -> Result<Net<crate::flow::replicate::Body>, StartError> {
     let mut settings = net::Config::new(config.cluster_id(), u64::from(config.id.0), incarnation);
     // A frame holds one message's entries, or one longer entry, or a batch of forwarded proposals.
-    let largest = config.max_append_bytes.max(config.max_batch_bytes).max(config.max_entry_bytes);
+    let largest = config
+        .max_append_bytes
+        .max(config.max_batch_bytes)
+        .max(config.max_entry_bytes);
     settings.max_frame_bytes = settings.max_frame_bytes.max(2 * largest);
     settings.bulk_queue_bytes = (2 * config.max_inflight_bytes).max(2 * settings.max_frame_bytes);
     settings.bulk_queue_frames = 2 * config.max_inflight_messages.max(64);
@@ -304,7 +394,11 @@ fn open_net(
     };
     let mut net = Net::new(settings, listener).map_err(io("setting up the network"))?;
     let mut peers = Vec::new();
-    for member in config.members.iter().filter(|member| member.id != config.id) {
+    for member in config
+        .members
+        .iter()
+        .filter(|member| member.id != config.id)
+    {
         peers.push((u64::from(member.id.0), resolve(&member.addr)?));
     }
     net.set_peers(&peers);
@@ -326,7 +420,11 @@ fn settings(config: &Config, seed: u64) -> raft::Settings {
 }
 
 fn restored(config: &Config, recovered: &Recovered) -> raft::Restored {
-    let voters = config.members.iter().map(|member| u64::from(member.id.0)).collect();
+    let voters = config
+        .members
+        .iter()
+        .map(|member| u64::from(member.id.0))
+        .collect();
     raft::Restored {
         term: recovered.vote.term,
         vote: recovered.vote.voted_for,
@@ -365,19 +463,35 @@ impl Graph {
         );
         runner::warn_of_foot_guns(config, self.per_stage);
         if config.flush == Flush::Never {
-            tracing::warn!(node = config.id.0, "flushes are off: acknowledged entries may be lost in a power cut");
+            tracing::warn!(
+                node = config.id.0,
+                "flushes are off: acknowledged entries may be lost in a power cut"
+            );
         }
     }
 
     /// Starts the threads of the plan.
     pub(crate) fn spawn(self, config: &Config) -> Result<Vec<JoinHandle<()>>, StartError> {
-        let Self { shared, stages, sleepers, .. } = self;
+        let Self {
+            shared,
+            stages,
+            sleepers,
+            ..
+        } = self;
         runner::spawn(shared, stages, sleepers, config)
     }
 
     /// Leaves the threads to the embedder.
     pub(crate) fn drive(self, config: &Config) -> Driver {
-        let Self { shared, stages, sleepers, .. } = self;
-        Driver::new(runner::SharedPlan::new(shared, stages, config), sleepers.network)
+        let Self {
+            shared,
+            stages,
+            sleepers,
+            ..
+        } = self;
+        Driver::new(
+            runner::SharedPlan::new(shared, stages, config),
+            sleepers.network,
+        )
     }
 }

@@ -35,7 +35,13 @@ impl Inbound {
         shared: Arc<Shared>,
         max_entry_bytes: usize,
     ) -> Self {
-        Self { small, bulk, shared, max_entry_bytes, held: false }
+        Self {
+            small,
+            bulk,
+            shared,
+            max_entry_bytes,
+            held: false,
+        }
     }
 
     /// Whether there is room now for what was put on hold.
@@ -53,12 +59,22 @@ impl Inbound {
                 tracing::debug!(node = self.shared.id.0, peer, "peer is down: {reason}");
                 self.small(peer, Small::Down, &[])
             }
-            Event::Refused { peer, by_peer, refusal } => {
+            Event::Refused {
+                peer,
+                by_peer,
+                refusal,
+            } => {
                 tracing::debug!(node = self.shared.id.0, peer, by_peer, "refused: {refusal}");
                 return Handled::Taken;
             }
             Event::Frame { .. } if self.small.room() <= RESERVE => Handled::Hold,
-            Event::Frame { peer, kind, head, body, .. } => self.frame(peer, kind, head, body),
+            Event::Frame {
+                peer,
+                kind,
+                head,
+                body,
+                ..
+            } => self.frame(peer, kind, head, body),
         };
         self.held = handled == Handled::Hold;
         handled
@@ -66,7 +82,10 @@ impl Inbound {
 
     fn frame(&mut self, peer: u64, kind: u8, head: &[u8], body: &[u8]) -> Handled {
         match wire::decode(kind, head) {
-            Ok(wire::Frame::Message { message: Message::Append(mut append), .. }) if append.last > append.prev_index => {
+            Ok(wire::Frame::Message {
+                message: Message::Append(mut append),
+                ..
+            }) if append.last > append.prev_index => {
                 if self.bulk.room() == 0 {
                     return Handled::Hold; // Before the records are verified, so that it is done once.
                 }
@@ -75,13 +94,21 @@ impl Inbound {
                     Err(why) => self.reject(peer, &why),
                 }
             }
-            Ok(wire::Frame::Message { message, attached }) => self.small(peer, Small::Message(message), attached),
+            Ok(wire::Frame::Message { message, attached }) => {
+                self.small(peer, Small::Message(message), attached)
+            }
             Ok(wire::Frame::Forward { term, origin }) => {
                 if origin >> 32 != peer {
-                    return self.reject(peer, &format!("forwards proposals of node {}", origin >> 32));
+                    return self.reject(
+                        peer,
+                        &format!("forwards proposals of node {}", origin >> 32),
+                    );
                 }
                 if !forward::well_formed(body, self.max_entry_bytes) {
-                    return self.reject(peer, &"forwards proposals that are cut short or over the limit");
+                    return self.reject(
+                        peer,
+                        &"forwards proposals that are cut short or over the limit",
+                    );
                 }
                 self.bulk(peer, InBulkKind::Forward { term, origin }, body)
             }
@@ -102,7 +129,11 @@ impl Inbound {
             slot.piggyback.clear();
             slot.piggyback.extend_from_slice(piggyback);
         });
-        if sent.is_ok() { Handled::Taken } else { Handled::Hold }
+        if sent.is_ok() {
+            Handled::Taken
+        } else {
+            Handled::Hold
+        }
     }
 
     fn bulk(&mut self, from: u64, what: InBulkKind, body: &[u8]) -> Handled {
@@ -112,7 +143,11 @@ impl Inbound {
             slot.body.clear();
             slot.body.extend_from_slice(body);
         });
-        if sent.is_ok() { Handled::Taken } else { Handled::Hold }
+        if sent.is_ok() {
+            Handled::Taken
+        } else {
+            Handled::Hold
+        }
     }
 }
 
@@ -122,10 +157,15 @@ fn verify(append: &mut Append, body: &[u8]) -> Result<(), String> {
     let mut term = append.prev_term;
     append.runs.clear();
     for record in record::Records::new(body) {
-        let header = record.map_err(|error| format!("entry {} after index {index}: {error}", index + 1))?.header;
+        let header = record
+            .map_err(|error| format!("entry {} after index {index}: {error}", index + 1))?
+            .header;
         index += 1;
         if header.index != index {
-            return Err(format!("entry {} stands where {index} should", header.index));
+            return Err(format!(
+                "entry {} stands where {index} should",
+                header.index
+            ));
         }
         if header.term < term || header.term > append.term {
             return Err(format!(
@@ -136,10 +176,16 @@ fn verify(append: &mut Append, body: &[u8]) -> Result<(), String> {
         if header.term != term || append.runs.is_empty() {
             term = header.term;
             if !append.runs.push(term, index) {
-                return Err(format!("entries of more than {MAX_RUNS} terms in one message"));
+                return Err(format!(
+                    "entries of more than {MAX_RUNS} terms in one message"
+                ));
             }
         }
     }
     append.bytes = body.len() as u64;
-    if index == append.last { Ok(()) } else { Err(format!("entries to {index}, announced to {}", append.last)) }
+    if index == append.last {
+        Ok(())
+    } else {
+        Err(format!("entries to {index}, announced to {}", append.last))
+    }
 }

@@ -84,8 +84,19 @@ impl<L: Link> Network<L> {
         shared: Arc<Shared>,
     ) -> Self {
         let pool = Arc::new(ArrayQueue::new(POOLED));
-        let outbound = Outbound { reader, small, bulk, shared, pool, piggyback: Arc::from([]) };
-        Self { link, outbound, inbound }
+        let outbound = Outbound {
+            reader,
+            small,
+            bulk,
+            shared,
+            pool,
+            piggyback: Arc::from([]),
+        };
+        Self {
+            link,
+            outbound,
+            inbound,
+        }
     }
 
     /// Sends what waits in the rings.
@@ -129,7 +140,13 @@ impl Outbound {
     }
 
     fn bulk(&mut self, link: &mut impl Link) -> usize {
-        let Self { reader, bulk, shared, pool, .. } = self;
+        let Self {
+            reader,
+            bulk,
+            shared,
+            pool,
+            ..
+        } = self;
         bulk.drain_while(TURN, |slot| {
             match slot.what {
                 Bulk::Append(Message::Append(append)) => {
@@ -145,7 +162,13 @@ impl Outbound {
                 Bulk::Forward { term } => {
                     let head = wire::forward(term, shared.origin);
                     let body = pooled(pool, &slot.bytes);
-                    let sent = link.send(slot.to, Lane::Bulk, wire::FORWARD, head.as_ref(), Some(Body::Pooled(body)));
+                    let sent = link.send(
+                        slot.to,
+                        Lane::Bulk,
+                        wire::FORWARD,
+                        head.as_ref(),
+                        Some(Body::Pooled(body)),
+                    );
                     if let Err(error) = sent {
                         refuse(shared, &slot.bytes, error);
                     }
@@ -154,7 +177,13 @@ impl Outbound {
                     let head = wire::forward(term, 0);
                     let body = pooled(pool, &slot.bytes);
                     // Lost: the proposals are answered when the next term's first entry is applied, or time out.
-                    let _ = link.send(slot.to, Lane::Bulk, wire::REFUSED, head.as_ref(), Some(Body::Pooled(body)));
+                    let _ = link.send(
+                        slot.to,
+                        Lane::Bulk,
+                        wire::REFUSED,
+                        head.as_ref(),
+                        Some(Body::Pooled(body)),
+                    );
                 }
             }
             Take::Taken
@@ -162,7 +191,12 @@ impl Outbound {
     }
 
     fn bulk_ready(&mut self) -> bool {
-        let Self { reader, bulk, shared, .. } = self;
+        let Self {
+            reader,
+            bulk,
+            shared,
+            ..
+        } = self;
         let mut ready = false;
         bulk.drain_while(1, |slot| {
             ready = match slot.what {
@@ -202,7 +236,10 @@ fn pooled(pool: &Arc<ArrayQueue<Vec<u8>>>, bytes: &[u8]) -> Pooled {
     let mut buffer = pool.pop().unwrap_or_default();
     buffer.clear();
     buffer.extend_from_slice(bytes);
-    Pooled { bytes: buffer, pool: pool.clone() }
+    Pooled {
+        bytes: buffer,
+        pool: pool.clone(),
+    }
 }
 
 /// The proposals never left this node.

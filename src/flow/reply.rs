@@ -14,6 +14,8 @@ use ringbuf::{ManySender, Notify, Receiver, Sleeper, Waker};
 use crate::pending::{Table, Token};
 use crate::{Index, ProposeError};
 
+/// Answers that one turn delivers at the most. A ring with many writers is read best in large batches.
+const TURN: usize = 4096;
 /// The most outboxes that one node has.
 const SINKS: usize = 16;
 
@@ -49,8 +51,11 @@ impl Sinks {
 
     /// True when the sink took it; for sink 0 the caller wakes by itself otherwise.
     pub(crate) fn push(&self, sink: u32, token: Token) -> bool {
-        let ring = self.rings[sink as usize].get().expect("a request names a sink that was opened");
-        ring.try_send(|mark| mark.0.store(token.0, Ordering::Relaxed)).is_ok()
+        let ring = self.rings[sink as usize]
+            .get()
+            .expect("a request names a sink that was opened");
+        ring.try_send(|mark| mark.0.store(token.0, Ordering::Relaxed))
+            .is_ok()
     }
 }
 
@@ -63,7 +68,9 @@ pub(crate) struct ReplyStage {
 impl ReplyStage {
     pub(crate) fn poll(&mut self) -> usize {
         let table = &self.table;
-        self.replied.drain(256, |mark| table.deliver(Token(mark.0.load(Ordering::Relaxed))))
+        self.replied.drain(TURN, |mark| {
+            table.deliver(Token(mark.0.load(Ordering::Relaxed)))
+        })
     }
 
     pub(crate) fn has_work(&mut self) -> bool {
@@ -101,7 +108,12 @@ impl Outbox {
         }
         let sleeper = Sleeper::new(notify);
         let ring = table.sinks().open(id as usize, "outbox", sleeper.waker());
-        Some(Self { table, ring, sleeper, id: id as u32 })
+        Some(Self {
+            table,
+            ring,
+            sleeper,
+            id: id as u32,
+        })
     }
 
     /// What requests name it by.
@@ -117,8 +129,9 @@ impl Outbox {
         mut each: impl FnMut(u64, Result<Index, ProposeError>, &[u8]),
     ) -> usize {
         let table = &self.table;
-        self.ring
-            .drain(limit, |mark| table.consume(Token(mark.0.load(Ordering::Relaxed)), &mut each))
+        self.ring.drain(limit, |mark| {
+            table.consume(Token(mark.0.load(Ordering::Relaxed)), &mut each)
+        })
     }
 
     /// Announces that the reader goes to sleep, looks once more whether an answer has come, and only then runs

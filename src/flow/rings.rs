@@ -75,7 +75,11 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub(crate) fn slot(batch_bytes: usize) -> Self {
-        Self { seq: 0, write: Write::Truncate { after: 0 }, bytes: Vec::with_capacity(batch_bytes) }
+        Self {
+            seq: 0,
+            write: Write::Truncate { after: 0 },
+            bytes: Vec::with_capacity(batch_bytes),
+        }
     }
 }
 

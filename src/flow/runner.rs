@@ -59,7 +59,10 @@ pub(crate) fn warn_of_foot_guns(config: &Config, per_stage: bool) {
     if let Threads::PerStage { cores: pins } = &config.threads
         && let Some(core) = pins.iter().find(|core| **core >= cores())
     {
-        tracing::warn!(node = config.id.0, "there is no core {core} to pin a thread to: it floats");
+        tracing::warn!(
+            node = config.id.0,
+            "there is no core {core} to pin a thread to: it floats"
+        );
     }
 }
 
@@ -80,7 +83,11 @@ pub(crate) struct SharedPlan {
 
 impl SharedPlan {
     pub(crate) fn new(shared: Arc<Shared>, stages: Stages, config: &Config) -> Self {
-        Self { shared, stages, idle: idle(config) }
+        Self {
+            shared,
+            stages,
+            idle: idle(config),
+        }
     }
 }
 
@@ -88,7 +95,13 @@ impl Plan for SharedPlan {
     /// In the order in which an entry passes, so that one turn carries it as far as it can go; what is sent leaves before
     /// the own flush begins.
     fn turn(&mut self, now_us: u64) -> Result<usize, Fault> {
-        let Stages { consensus, append, network, apply, reply } = &mut self.stages;
+        let Stages {
+            consensus,
+            append,
+            network,
+            apply,
+            reply,
+        } = &mut self.stages;
         let mut work = network.receive(Some(Duration::ZERO))?;
         work += append.finish(now_us)?;
         work += consensus.poll(now_us);
@@ -101,13 +114,31 @@ impl Plan for SharedPlan {
     }
 
     fn has_work(&mut self) -> bool {
-        let Stages { consensus, append, network, apply, reply } = &mut self.stages;
-        consensus.has_work() || append.has_work() || network.has_work() || apply.has_work() || reply.has_work()
+        let Stages {
+            consensus,
+            append,
+            network,
+            apply,
+            reply,
+        } = &mut self.stages;
+        consensus.has_work()
+            || append.has_work()
+            || network.has_work()
+            || apply.has_work()
+            || reply.has_work()
     }
 
     fn deadline_us(&self) -> u64 {
-        let Stages { consensus, append, apply, .. } = &self.stages;
-        consensus.deadline_us().min(append.deadline_us()).min(apply.deadline_us())
+        let Stages {
+            consensus,
+            append,
+            apply,
+            ..
+        } = &self.stages;
+        consensus
+            .deadline_us()
+            .min(append.deadline_us())
+            .min(apply.deadline_us())
     }
 
     fn sleep(&mut self, timeout: Duration) -> Result<(), Fault> {
@@ -119,7 +150,13 @@ impl Plan for SharedPlan {
     }
 
     fn close(&mut self) {
-        let Stages { consensus, append, apply, reply, .. } = &mut self.stages;
+        let Stages {
+            consensus,
+            append,
+            apply,
+            reply,
+            ..
+        } = &mut self.stages;
         consensus.close();
         if self.shared.stop() == Stop::Drain
             && let Err(fault) = append.close()
@@ -161,7 +198,11 @@ impl Plan for DiskAppend {
     }
     /// While a flush runs, entries that come are written at once, so this does not block in the flush: it looks.
     fn sleep(&mut self, timeout: Duration) -> Result<(), Fault> {
-        std::thread::park_timeout(if self.flushing() { timeout.min(FLUSH_LOOK) } else { timeout });
+        std::thread::park_timeout(if self.flushing() {
+            timeout.min(FLUSH_LOOK)
+        } else {
+            timeout
+        });
         Ok(())
     }
     fn drained(&mut self) -> bool {
@@ -278,7 +319,9 @@ impl<P: Plan> Runner<P> {
             Stop::No => true,
             Stop::Now => false,
             Stop::Drain => {
-                let until = *self.drain_until_us.get_or_insert(now_us + self.drain_limit_us);
+                let until = *self
+                    .drain_until_us
+                    .get_or_insert(now_us + self.drain_limit_us);
                 !(self.plan.drained() && self.shared.nothing_pending()) && now_us < until
             }
         }
@@ -317,10 +360,26 @@ pub(crate) fn spawn(
 ) -> Result<Vec<JoinHandle<()>>, StartError> {
     let Some(others) = sleepers.others else {
         let starter = Starter::new(shared.clone(), config, 1);
-        return Ok(vec![starter.start("node", 0, SharedPlan::new(shared, stages, config), sleepers.network)?]);
+        return Ok(vec![starter.start(
+            "node",
+            0,
+            SharedPlan::new(shared, stages, config),
+            sleepers.network,
+        )?]);
     };
-    let Stages { consensus, append, network, apply, reply } = stages;
-    let OtherSleepers { consensus: of_consensus, append: of_append, apply: of_apply, reply: of_reply } = others;
+    let Stages {
+        consensus,
+        append,
+        network,
+        apply,
+        reply,
+    } = stages;
+    let OtherSleepers {
+        consensus: of_consensus,
+        append: of_append,
+        apply: of_apply,
+        reply: of_reply,
+    } = others;
     let starter = Starter::new(shared, config, 5);
     Ok(vec![
         starter.start("consensus", 0, consensus, of_consensus)?,
@@ -339,10 +398,20 @@ struct Starter<'a> {
 
 impl<'a> Starter<'a> {
     fn new(shared: Arc<Shared>, config: &'a Config, threads: usize) -> Self {
-        Self { shared, config, running: Arc::new(AtomicUsize::new(threads)) }
+        Self {
+            shared,
+            config,
+            running: Arc::new(AtomicUsize::new(threads)),
+        }
     }
 
-    fn start(&self, name: &str, at: usize, plan: impl Plan, sleeper: Sleeper) -> Result<JoinHandle<()>, StartError> {
+    fn start(
+        &self,
+        name: &str,
+        at: usize,
+        plan: impl Plan,
+        sleeper: Sleeper,
+    ) -> Result<JoinHandle<()>, StartError> {
         let core = match &self.config.threads {
             Threads::PerStage { cores } if !cores.is_empty() => Some(cores[at % cores.len()]),
             _ => None,
@@ -354,7 +423,8 @@ impl<'a> Starter<'a> {
             backoff: Backoff::new(idle(self.config)),
             running: self.running.clone(),
             drain_until_us: None,
-            drain_limit_us: u64::try_from(self.config.proposal_timeout.as_micros()).unwrap_or(u64::MAX),
+            drain_limit_us: u64::try_from(self.config.proposal_timeout.as_micros())
+                .unwrap_or(u64::MAX),
         };
         std::thread::Builder::new()
             .name(format!("rr{}-{name}", self.config.id))
@@ -368,7 +438,10 @@ impl<'a> Starter<'a> {
             })
             .map_err(|source| {
                 self.shared.request_stop(Stop::Now);
-                StartError::Io { what: format!("starting the {name} thread"), source }
+                StartError::Io {
+                    what: format!("starting the {name} thread"),
+                    source,
+                }
             })
     }
 }
@@ -380,7 +453,15 @@ pub struct Driver {
 
 impl std::fmt::Debug for Driver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Driver, {}", if self.runner.is_some() { "running" } else { "ended" })
+        write!(
+            f,
+            "Driver, {}",
+            if self.runner.is_some() {
+                "running"
+            } else {
+                "ended"
+            }
+        )
     }
 }
 
@@ -396,13 +477,17 @@ impl Driver {
             drain_until_us: None,
             drain_limit_us: 0,
         };
-        Self { runner: Some(runner) }
+        Self {
+            runner: Some(runner),
+        }
     }
 
     /// One turn of all stages, without sleeping. Returns whether anything was done; false for ever once the node has
     /// ended.
     pub fn poll(&mut self) -> bool {
-        let Some(runner) = &mut self.runner else { return false };
+        let Some(runner) = &mut self.runner else {
+            return false;
+        };
         let now_us = runner.shared.clock.now_us();
         let work = match runner.plan.turn(now_us) {
             Ok(work) => work,
@@ -419,9 +504,14 @@ impl Driver {
 
     /// Sleeps until something comes that a [`poll`](Driver::poll) would take, or for `limit`.
     pub fn wait(&mut self, limit: Duration) {
-        let Some(runner) = &mut self.runner else { return };
+        let Some(runner) = &mut self.runner else {
+            return;
+        };
         let deadline = Duration::from_micros(
-            runner.plan.deadline_us().saturating_sub(runner.shared.clock.now_us()),
+            runner
+                .plan
+                .deadline_us()
+                .saturating_sub(runner.shared.clock.now_us()),
         );
         let timeout = limit.min(deadline);
         let shared = &runner.shared;

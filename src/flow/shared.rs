@@ -29,7 +29,9 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub(crate) fn new() -> Self {
-        Self { start: Instant::now() }
+        Self {
+            start: Instant::now(),
+        }
     }
 
     /// Microseconds since the node started; never goes back.
@@ -41,7 +43,9 @@ impl Clock {
     pub(crate) fn unix_us() -> u64 {
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+            .map_or(0, |since| {
+                u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+            })
     }
 }
 
@@ -106,7 +110,10 @@ impl Shared {
     }
 
     pub(crate) fn set_gauges(&self, gauges: Vec<Gauge>) {
-        assert!(self.gauges.set(gauges).is_ok(), "the rings of a node are made once");
+        assert!(
+            self.gauges.set(gauges).is_ok(),
+            "the rings of a node are made once"
+        );
     }
 
     pub(crate) fn gauges(&self) -> &[Gauge] {
@@ -114,7 +121,10 @@ impl Shared {
     }
 
     pub(crate) fn set_flush_way(&self, way: &'static str) {
-        assert!(self.flush_way.set(way).is_ok(), "the log of a node is opened once");
+        assert!(
+            self.flush_way.set(way).is_ok(),
+            "the log of a node is opened once"
+        );
     }
 
     pub(crate) fn flush_way(&self) -> &'static str {
@@ -122,16 +132,25 @@ impl Shared {
     }
 
     pub(crate) fn set_piggyback(&self, bytes: &[u8]) {
-        *self.piggyback.lock().unwrap_or_else(PoisonError::into_inner) = bytes.into();
+        *self
+            .piggyback
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = bytes.into();
         self.piggyback_changed.store(true, Ordering::Release);
     }
 
     pub(crate) fn piggyback(&self) -> Arc<[u8]> {
-        self.piggyback.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.piggyback
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(crate) fn set_wakers(&self, wakers: Vec<Waker>) {
-        assert!(self.wakers.set(wakers).is_ok(), "the threads of a node are made once");
+        assert!(
+            self.wakers.set(wakers).is_ok(),
+            "the threads of a node are made once"
+        );
     }
 
     pub(crate) fn wake_all(&self) {
@@ -183,7 +202,8 @@ impl Shared {
     pub(crate) fn set_face(&self, term: u64, role: Role, leader: Option<u64>) {
         self.term.store(term, Ordering::Release);
         let leader = leader.unwrap_or(0) & 0xffff_ffff;
-        self.face.store((role as u64) << 32 | leader, Ordering::Release);
+        self.face
+            .store((role as u64) << 32 | leader, Ordering::Release);
     }
 
     pub(crate) fn role(&self) -> Role {
@@ -206,6 +226,9 @@ impl Shared {
     }
 
     pub(crate) fn peer_status(&self) -> Vec<PeerStatus> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.peers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }

@@ -18,13 +18,19 @@ pub(crate) struct Sizes {
 
 impl Sizes {
     pub(crate) fn new(reader: Reader, last: u64) -> Self {
-        Self { reader: reader, sums: vec![0; REMEMBERED].into(), low: last, last }
+        Self {
+            reader,
+            sums: vec![0; REMEMBERED].into(),
+            low: last,
+            last,
+        }
     }
 
     fn sum(&self, index: u64) -> u64 {
         // What the core has decided on and nobody has encoded yet is the first entry of a term, which is empty.
         let known = index.min(self.last);
-        self.sums[known as usize % REMEMBERED] + (index - known) * storage::record::encoded_len(0) as u64
+        self.sums[known as usize % REMEMBERED]
+            + (index - known) * storage::record::encoded_len(0) as u64
     }
 
     pub(crate) fn last(&self) -> u64 {
@@ -53,7 +59,9 @@ impl raft::Sizes for Sizes {
         assert!(first <= last, "asked for {first} ..= {last}");
         if first <= self.low {
             // What is older than the sums has been written long ago: the rings hold far fewer entries than we remember.
-            let (fits, bytes) = self.reader.fit(first, last.min(self.reader.written()), max_bytes);
+            let (fits, bytes) = self
+                .reader
+                .fit(first, last.min(self.reader.written()), max_bytes);
             return (fits.max(first), bytes);
         }
         let base = self.sum(first - 1);

@@ -19,8 +19,15 @@ use crate::raft::Message;
 
 /// What leaves when a write is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "almost all are messages, and a box would be an allocation for each"
+)]
 pub(crate) enum Promise {
-    Say { to: u64, message: Message },
+    Say {
+        to: u64,
+        message: Message,
+    },
     /// Stand for election: count the own vote and ask for the others.
     Stand,
 }
@@ -93,12 +100,20 @@ impl Durable {
     }
 
     pub(crate) fn hold(&mut self, rests_on: u64, term: u64, promise: Promise) {
-        self.held.push_back(Held { rests_on, term, promise });
+        self.held.push_back(Held {
+            rests_on,
+            term,
+            promise,
+        });
     }
 
     /// The disk has finished everything up to `upto`. Returns the last own entry of `term` that this makes durable.
     pub(crate) fn finish(&mut self, upto: u64, term: u64, now_us: u64) -> Option<u64> {
-        assert!(upto <= self.issued, "write {upto} is durable, but only {} were asked for", self.issued);
+        assert!(
+            upto <= self.issued,
+            "write {upto} is durable, but only {} were asked for",
+            self.issued
+        );
         if upto <= self.done {
             return None;
         }
@@ -131,6 +146,10 @@ impl Durable {
 
     /// How long the disk has owed us something without finishing anything; 0 when it owes nothing.
     pub(crate) fn stalled_us(&self, now_us: u64) -> u64 {
-        if self.issued == self.done { 0 } else { now_us.saturating_sub(self.waits_since_us) }
+        if self.issued == self.done {
+            0
+        } else {
+            now_us.saturating_sub(self.waits_since_us)
+        }
     }
 }

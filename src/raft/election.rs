@@ -20,7 +20,11 @@ impl Core {
     }
 
     fn idle_role(&self) -> Role {
-        if self.membership.is_voter(self.id()) { Role::Follower } else { Role::Learner }
+        if self.membership.is_voter(self.id()) {
+            Role::Follower
+        } else {
+            Role::Learner
+        }
     }
 
     /// Follows whoever leads `term`, which is not lower than its own.
@@ -54,7 +58,8 @@ impl Core {
         self.term = term;
         self.vote = vote;
         let write = self.durable.issue_vote(self.now_us);
-        self.outputs.push_back(Output::SaveVote { write, term, vote });
+        self.outputs
+            .push_back(Output::SaveVote { write, term, vote });
     }
 
     /// The connection to the leader broke: a leader whose process ended is not waited for. Should it live, nothing is
@@ -63,7 +68,9 @@ impl Core {
         self.fail_asked_reads();
         self.heard_leader_us = None;
         let quarter = self.settings.election_timeout_us / 4;
-        self.election_due_us = self.election_due_us.min(self.now_us + quarter + self.rng.below(quarter));
+        self.election_due_us = self
+            .election_due_us
+            .min(self.now_us + quarter + self.rng.below(quarter));
     }
 
     /// The timer has run out: asks whether it could win.
@@ -90,7 +97,8 @@ impl Core {
         self.votes.clear();
         self.save_vote(self.term + 1, Some(self.id()));
         self.announce_role();
-        self.durable.hold(self.durable.vote(), self.term, Promise::Stand);
+        self.durable
+            .hold(self.durable.vote(), self.term, Promise::Stand);
     }
 
     /// The own vote is durable.
@@ -106,8 +114,12 @@ impl Core {
 
     fn ask_for_votes(&mut self, pre: bool) {
         let term = self.term + u64::from(pre);
-        let message =
-            Message::Vote { term, pre, last_index: self.log.last(), last_term: self.log.last_term() };
+        let message = Message::Vote {
+            term,
+            pre,
+            last_index: self.log.last(),
+            last_term: self.log.last_term(),
+        };
         for at in 0..self.peers.len() {
             let id = self.peers[at].id;
             if self.membership.is_voter(id) {
@@ -140,7 +152,9 @@ impl Core {
     fn hears_its_leader(&self) -> bool {
         self.role == Role::Leader
             || self.leader.is_some()
-                && self.heard_leader_us.is_some_and(|at| self.now_us < at + self.settings.election_timeout_us)
+                && self
+                    .heard_leader_us
+                    .is_some_and(|at| self.now_us < at + self.settings.election_timeout_us)
     }
 
     /// `theirs` is the candidate's last term and index.
@@ -153,7 +167,11 @@ impl Core {
             let granted = term > self.term && up_to_date;
             // A grant names the term asked about; a refusal the own one, for a candidate that is behind.
             let term = if granted { term } else { self.term };
-            self.promise(self.durable.vote(), from, Message::VoteReply { term, pre, granted });
+            self.promise(
+                self.durable.vote(),
+                from,
+                Message::VoteReply { term, pre, granted },
+            );
             return;
         }
         let newer = term > self.term;
@@ -161,7 +179,11 @@ impl Core {
         let granted = free && up_to_date;
         if newer {
             // A leader is not here: it hears itself, and has ignored who stands.
-            assert!(self.role != Role::Leader, "the leader of term {} votes in term {term}", self.term);
+            assert!(
+                self.role != Role::Leader,
+                "the leader of term {} votes in term {term}",
+                self.term
+            );
             self.save_vote(term, granted.then_some(from));
             self.role = self.idle_role();
             self.leader = None;
@@ -173,10 +195,25 @@ impl Core {
         if granted {
             self.reset_election_timer();
         }
-        self.promise(self.durable.vote(), from, Message::VoteReply { term: self.term, pre, granted });
+        self.promise(
+            self.durable.vote(),
+            from,
+            Message::VoteReply {
+                term: self.term,
+                pre,
+                granted,
+            },
+        );
     }
 
-    pub(super) fn on_vote_reply(&mut self, from: u64, term: u64, pre: bool, granted: bool, sizes: &impl Sizes) {
+    pub(super) fn on_vote_reply(
+        &mut self,
+        from: u64,
+        term: u64,
+        pre: bool,
+        granted: bool,
+        sizes: &impl Sizes,
+    ) {
         let asked = match self.role {
             Role::PreCandidate => pre && (!granted && term <= self.term || term == self.term + 1),
             Role::Candidate => !pre && term == self.term,

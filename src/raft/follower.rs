@@ -16,7 +16,10 @@ impl Core {
         if term == self.term && self.leader.is_some_and(|leader| leader != from) {
             return false; // Two leaders of a term: no sound peer says so.
         }
-        if term > self.term || self.leader != Some(from) || self.role != Role::Follower && self.role != Role::Learner {
+        if term > self.term
+            || self.leader != Some(from)
+            || self.role != Role::Follower && self.role != Role::Learner
+        {
             self.follow(term, Some(from));
         }
         self.heard_leader_us = Some(self.now_us);
@@ -28,18 +31,38 @@ impl Core {
         if !self.hear_leader(from, append.term) {
             if append.term < self.term {
                 // It does not know yet that its office is over.
-                self.promise(self.durable.vote(), from, Message::HeartbeatReply { term: self.term, round: 0 });
+                self.promise(
+                    self.durable.vote(),
+                    from,
+                    Message::HeartbeatReply {
+                        term: self.term,
+                        round: 0,
+                    },
+                );
             }
             return;
         }
-        let &Append { prev_index, prev_term, last, .. } = append;
+        let &Append {
+            prev_index,
+            prev_term,
+            last,
+            ..
+        } = append;
         // What is committed here is the same in every leader's log, so only what lies beyond needs comparing.
         let agree = prev_index <= self.commit || self.log.term(prev_index) == Some(prev_term);
         if !agree {
             let hint_index = self.log.last_with_term_at_most(prev_index, prev_term);
             let hint_term = self.log.term(hint_index).unwrap_or(0);
-            let outcome = Outcome::Conflict { prev: prev_index, hint_index, hint_term };
-            let reply = Message::AppendReply { term: self.term, round: append.round, outcome };
+            let outcome = Outcome::Conflict {
+                prev: prev_index,
+                hint_index,
+                hint_term,
+            };
+            let reply = Message::AppendReply {
+                term: self.term,
+                round: append.round,
+                outcome,
+            };
             self.promise(self.durable.vote(), from, reply);
             return;
         }
@@ -48,7 +71,10 @@ impl Core {
         if !sound(append) {
             return;
         }
-        if let Some(differs) = (first <= last).then(|| self.log.first_difference(first, last, runs)).flatten() {
+        if let Some(differs) = (first <= last)
+            .then(|| self.log.first_difference(first, last, runs))
+            .flatten()
+        {
             let at = runs.partition_point(|run| run.1 <= differs) - 1;
             if runs[at].0 < self.log.term(differs - 1).unwrap_or(0) {
                 return; // Its term is below that of what is committed before it: no sound peer's.
@@ -56,10 +82,17 @@ impl Core {
             if differs <= self.log.last() {
                 let write = self.durable.issue(self.now_us);
                 self.log.truncate(differs - 1);
-                self.outputs.push_back(Output::Truncate { write, after: differs - 1 });
+                self.outputs.push_back(Output::Truncate {
+                    write,
+                    after: differs - 1,
+                });
             }
             let write = self.durable.issue(self.now_us);
-            self.outputs.push_back(Output::AppendReceived { write, first: differs, last });
+            self.outputs.push_back(Output::AppendReceived {
+                write,
+                first: differs,
+                last,
+            });
             for (at, &(term, run_first)) in runs.iter().enumerate() {
                 let run_end = runs.get(at + 1).map_or(last, |next| next.1 - 1);
                 let from = run_first.max(differs);
@@ -70,7 +103,11 @@ impl Core {
         }
         self.follow_commit(append.commit.min(last));
         let outcome = Outcome::Matched { index: last };
-        let reply = Message::AppendReply { term: self.term, round: append.round, outcome };
+        let reply = Message::AppendReply {
+            term: self.term,
+            round: append.round,
+            outcome,
+        };
         self.promise(self.durable.issued(), from, reply);
     }
 
@@ -81,7 +118,14 @@ impl Core {
         } else if term >= self.term {
             return;
         }
-        self.promise(self.durable.vote(), from, Message::HeartbeatReply { term: self.term, round });
+        self.promise(
+            self.durable.vote(),
+            from,
+            Message::HeartbeatReply {
+                term: self.term,
+                round,
+            },
+        );
     }
 
     fn follow_commit(&mut self, index: u64) {
@@ -98,7 +142,12 @@ fn sound(append: &Append) -> bool {
     if append.last <= append.prev_index {
         return append.last == append.prev_index;
     }
-    runs.first().is_some_and(|run| run.1 == append.prev_index + 1 && run.0 >= append.prev_term)
-        && runs.last().is_some_and(|run| run.0 <= append.term && run.1 <= append.last)
-        && runs.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1)
+    runs.first()
+        .is_some_and(|run| run.1 == append.prev_index + 1 && run.0 >= append.prev_term)
+        && runs
+            .last()
+            .is_some_and(|run| run.0 <= append.term && run.1 <= append.last)
+        && runs
+            .windows(2)
+            .all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1)
 }

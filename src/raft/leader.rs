@@ -22,7 +22,11 @@ impl Core {
         self.term_start = next;
         self.announce_role();
         let write = self.append_own(1, 0);
-        self.outputs.push_back(Output::AppendTermStart { write, index: next, term: self.term });
+        self.outputs.push_back(Output::AppendTermStart {
+            write,
+            index: next,
+            term: self.term,
+        });
         self.election_due_us = self.now_us + self.settings.election_timeout_us;
         self.heartbeat_due_us = self.now_us + self.settings.heartbeat_us;
         self.replicate_to_all(sizes);
@@ -75,9 +79,17 @@ impl Core {
 
     /// Whether a quorum has been heard within the last election timeout.
     fn has_quorum(&self) -> bool {
-        let since = self.now_us.saturating_sub(self.settings.election_timeout_us);
+        let since = self
+            .now_us
+            .saturating_sub(self.settings.election_timeout_us);
         let heard = self.membership.reached(|id| {
-            u64::from(id == self.id() || self.peers.iter().any(|peer| peer.id == id && peer.heard_us >= since))
+            u64::from(
+                id == self.id()
+                    || self
+                        .peers
+                        .iter()
+                        .any(|peer| peer.id == id && peer.heard_us >= since),
+            )
         });
         heard > 0
     }
@@ -90,7 +102,14 @@ impl Core {
         }
         let (to, commit) = (peer.id, self.commit.min(peer.matched));
         peer.told_commit = peer.told_commit.max(commit);
-        self.send(to, Message::Heartbeat { term, commit, round });
+        self.send(
+            to,
+            Message::Heartbeat {
+                term,
+                commit,
+                round,
+            },
+        );
     }
 
     pub(super) fn heartbeat_all(&mut self) {
@@ -125,7 +144,10 @@ impl Core {
                 return;
             }
             let prev_index = peer.next - 1;
-            let prev_term = self.log.term(prev_index).expect("the entry before the next is in the log");
+            let prev_term = self
+                .log
+                .term(prev_index)
+                .expect("the entry before the next is in the log");
             let mut append = Append {
                 term: self.term,
                 prev_index,
@@ -172,8 +194,16 @@ impl Core {
         Some(at)
     }
 
-    pub(super) fn on_heartbeat_reply(&mut self, from: u64, term: u64, round: u64, sizes: &impl Sizes) {
-        let Some(at) = self.heard(from, term, round) else { return };
+    pub(super) fn on_heartbeat_reply(
+        &mut self,
+        from: u64,
+        term: u64,
+        round: u64,
+        sizes: &impl Sizes,
+    ) {
+        let Some(at) = self.heard(from, term, round) else {
+            return;
+        };
         if let Mode::Probe { sent } = &mut self.peers[at].mode {
             *sent = false; // The probe or its answer may have been lost; this answer shows that it would get through now.
         }
@@ -189,7 +219,9 @@ impl Core {
         outcome: Outcome,
         sizes: &impl Sizes,
     ) {
-        let Some(at) = self.heard(from, term, round) else { return };
+        let Some(at) = self.heard(from, term, round) else {
+            return;
+        };
         let now_us = self.now_us;
         match outcome {
             // No sound peer has more than there is.
@@ -206,9 +238,16 @@ impl Core {
                     }
                 }
             }
-            Outcome::Conflict { prev, hint_index, hint_term } => {
+            Outcome::Conflict {
+                prev,
+                hint_index,
+                hint_term,
+            } => {
                 if self.peers[at].believes_conflict_at(prev) {
-                    let next = self.log.last_with_term_at_most(hint_index.min(prev.saturating_sub(1)), hint_term) + 1;
+                    let next = self
+                        .log
+                        .last_with_term_at_most(hint_index.min(prev.saturating_sub(1)), hint_term)
+                        + 1;
                     self.peers[at].probe(next);
                     self.replicate(at, sizes);
                 }
@@ -224,7 +263,10 @@ impl Core {
             if id == own.0 {
                 own.1
             } else {
-                self.peers.iter().find(|peer| peer.id == id).map_or(0, |peer| peer.matched)
+                self.peers
+                    .iter()
+                    .find(|peer| peer.id == id)
+                    .map_or(0, |peer| peer.matched)
             }
         });
         if reached <= self.commit || self.log.term(reached) != Some(self.term) {

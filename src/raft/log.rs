@@ -17,9 +17,21 @@ pub(crate) struct TermRuns {
 
 impl TermRuns {
     pub(crate) fn new(base_index: u64, base_term: u64, runs: Vec<(u64, u64)>, last: u64) -> Self {
-        assert!(base_index <= last, "the log ends at {last}, before its base {base_index}");
-        assert_eq!(runs.is_empty(), last == base_index, "a log to {last} from {base_index} has runs {runs:?}");
-        Self { base_index, base_term, runs, last }
+        assert!(
+            base_index <= last,
+            "the log ends at {last}, before its base {base_index}"
+        );
+        assert_eq!(
+            runs.is_empty(),
+            last == base_index,
+            "a log to {last} from {base_index} has runs {runs:?}"
+        );
+        Self {
+            base_index,
+            base_term,
+            runs,
+            last,
+        }
     }
 
     pub(crate) fn base_index(&self) -> u64 {
@@ -48,7 +60,11 @@ impl TermRuns {
     }
 
     pub(crate) fn append(&mut self, term: u64, count: u64) {
-        assert!(self.last_term() <= term, "term {term} after {}", self.last_term());
+        assert!(
+            self.last_term() <= term,
+            "term {term} after {}",
+            self.last_term()
+        );
         if count > 0 {
             if self.last_term() != term || self.runs.is_empty() {
                 self.runs.push((term, self.last + 1));
@@ -58,7 +74,12 @@ impl TermRuns {
     }
 
     pub(crate) fn truncate(&mut self, after: u64) {
-        assert!(self.base_index <= after && after <= self.last, "{after} is not in {}..={}", self.base_index, self.last);
+        assert!(
+            self.base_index <= after && after <= self.last,
+            "{after} is not in {}..={}",
+            self.base_index,
+            self.last
+        );
         self.last = after;
         while self.runs.last().is_some_and(|run| run.1 > after) {
             self.runs.pop();
@@ -87,12 +108,19 @@ impl TermRuns {
 
     /// The last index of the run that `index` is in.
     fn run_end(&self, index: u64) -> u64 {
-        self.runs.get(self.run_of(index) + 1).map_or(self.last, |next| next.1 - 1)
+        self.runs
+            .get(self.run_of(index) + 1)
+            .map_or(self.last, |next| next.1 - 1)
     }
 
     /// The first of `first ..= last` that this log does not have with the same term; `None` when it has them all. `runs`
     /// tells their terms.
-    pub(crate) fn first_difference(&self, first: u64, last: u64, runs: &[(u64, u64)]) -> Option<u64> {
+    pub(crate) fn first_difference(
+        &self,
+        first: u64,
+        last: u64,
+        runs: &[(u64, u64)],
+    ) -> Option<u64> {
         let mut index = first;
         while index <= last {
             if index > self.last {
@@ -127,7 +155,9 @@ mod tests {
 
     /// The slow definition: a term per entry.
     fn terms_of(log: &TermRuns) -> Vec<u64> {
-        (1..=log.last()).map(|index| log.term(index).expect("in the log")).collect()
+        (1..=log.last())
+            .map(|index| log.term(index).expect("in the log"))
+            .collect()
     }
 
     fn from(terms: &[u64]) -> TermRuns {
@@ -154,8 +184,15 @@ mod tests {
             assert_eq!(terms_of(&log), terms);
             for index in 0..=terms.len() as u64 + 2 {
                 for term in 0..7 {
-                    let slow = (1..=index.min(log.last())).rev().find(|&i| terms[i as usize - 1] <= term).unwrap_or(0);
-                    assert_eq!(log.last_with_term_at_most(index, term), slow, "{terms:?} {index} {term}");
+                    let slow = (1..=index.min(log.last()))
+                        .rev()
+                        .find(|&i| terms[i as usize - 1] <= term)
+                        .unwrap_or(0);
+                    assert_eq!(
+                        log.last_with_term_at_most(index, term),
+                        slow,
+                        "{terms:?} {index} {term}"
+                    );
                 }
             }
         }
@@ -166,7 +203,8 @@ mod tests {
         let mut rng = Rng::new(11);
         for _ in 0..2000 {
             let mut make = || {
-                let mut terms: Vec<u64> = (0..1 + rng.below(10)).map(|_| 1 + rng.below(4)).collect();
+                let mut terms: Vec<u64> =
+                    (0..1 + rng.below(10)).map(|_| 1 + rng.below(4)).collect();
                 terms.sort_unstable();
                 terms
             };
@@ -176,7 +214,11 @@ mod tests {
             let (runs, end) = other.runs_from(1, last);
             assert_eq!(end, last, "fewer than {MAX_RUNS} terms");
             let slow = (1..=last).find(|&i| mine.get(i as usize - 1) != theirs.get(i as usize - 1));
-            assert_eq!(log.first_difference(1, last, runs.as_slice()), slow, "{mine:?} {theirs:?}");
+            assert_eq!(
+                log.first_difference(1, last, runs.as_slice()),
+                slow,
+                "{mine:?} {theirs:?}"
+            );
         }
     }
 

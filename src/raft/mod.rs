@@ -79,20 +79,49 @@ pub(crate) enum Role {
 /// What is to be done, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
-    SaveVote { write: u64, term: u64, vote: Option<u64> },
-    Truncate { write: u64, after: u64 },
+    SaveVote {
+        write: u64,
+        term: u64,
+        vote: Option<u64>,
+    },
+    Truncate {
+        write: u64,
+        after: u64,
+    },
     /// Append `first ..= last` of the append that was just received.
-    AppendReceived { write: u64, first: u64, last: u64 },
+    AppendReceived {
+        write: u64,
+        first: u64,
+        last: u64,
+    },
     /// Append the first entry of the own term.
-    AppendTermStart { write: u64, index: u64, term: u64 },
-    Send { to: u64, message: Message },
-    Commit { index: u64 },
+    AppendTermStart {
+        write: u64,
+        index: u64,
+        term: u64,
+    },
+    Send {
+        to: u64,
+        message: Message,
+    },
+    Commit {
+        index: u64,
+    },
     /// All reads up to context `ctx` may be answered when `index` is applied.
-    ReadReady { ctx: u64, index: u64 },
+    ReadReady {
+        ctx: u64,
+        index: u64,
+    },
     /// No reads up to context `ctx` can be answered.
-    ReadFailed { ctx: u64 },
+    ReadFailed {
+        ctx: u64,
+    },
     /// Role, term or leader is another.
-    Role { role: Role, term: u64, leader: Option<u64> },
+    Role {
+        role: Role,
+        term: u64,
+        leader: Option<u64>,
+    },
 }
 
 /// Where a batch of proposals will stand.
@@ -138,7 +167,12 @@ pub(crate) struct Core {
 /// The entry points. Each takes the time, which never goes back.
 impl Core {
     pub(crate) fn new(settings: Settings, restored: Restored, now_us: u64) -> Self {
-        let log = TermRuns::new(restored.base_index, restored.base_term, restored.term_runs, restored.last_index);
+        let log = TermRuns::new(
+            restored.base_index,
+            restored.base_term,
+            restored.term_runs,
+            restored.last_index,
+        );
         // A crash between the two may have left entries of a term that the vote file has not.
         let term = restored.term.max(log.last_term());
         let vote = restored.vote.filter(|_| term == restored.term);
@@ -147,11 +181,21 @@ impl Core {
             .membership
             .everyone()
             .filter(|&peer| peer != id)
-            .map(|peer| Progress::new(peer, settings.max_inflight_messages, settings.max_inflight_bytes))
+            .map(|peer| {
+                Progress::new(
+                    peer,
+                    settings.max_inflight_messages,
+                    settings.max_inflight_bytes,
+                )
+            })
             .collect();
         let mut core = Self {
             rng: Rng::new(settings.seed),
-            role: if restored.membership.is_voter(id) { Role::Follower } else { Role::Learner },
+            role: if restored.membership.is_voter(id) {
+                Role::Follower
+            } else {
+                Role::Learner
+            },
             commit: restored.base_index,
             membership: restored.membership,
             settings,
@@ -201,27 +245,58 @@ impl Core {
     }
 
     /// A peer has said something. For an append, its entries are at hand until the outputs have been taken.
-    pub(crate) fn receive(&mut self, now_us: u64, from: u64, message: &Message, sizes: &impl Sizes) {
+    pub(crate) fn receive(
+        &mut self,
+        now_us: u64,
+        from: u64,
+        message: &Message,
+        sizes: &impl Sizes,
+    ) {
         self.now_us = now_us;
         if from == self.settings.id || !self.peers.iter().any(|peer| peer.id == from) {
             return; // Nobody of this group.
         }
         match *message {
-            Message::Vote { term, pre, last_index, last_term } => {
+            Message::Vote {
+                term,
+                pre,
+                last_index,
+                last_term,
+            } => {
                 self.on_vote(from, term, pre, (last_term, last_index));
             }
-            Message::VoteReply { term, pre, granted } => self.on_vote_reply(from, term, pre, granted, sizes),
+            Message::VoteReply { term, pre, granted } => {
+                self.on_vote_reply(from, term, pre, granted, sizes)
+            }
             Message::Append(ref append) => self.on_append(from, append),
-            Message::Heartbeat { term, commit, round } => self.on_heartbeat(from, term, commit, round),
-            Message::AppendReply { term, round, outcome } => self.on_append_reply(from, term, round, outcome, sizes),
-            Message::HeartbeatReply { term, round } => self.on_heartbeat_reply(from, term, round, sizes),
+            Message::Heartbeat {
+                term,
+                commit,
+                round,
+            } => self.on_heartbeat(from, term, commit, round),
+            Message::AppendReply {
+                term,
+                round,
+                outcome,
+            } => self.on_append_reply(from, term, round, outcome, sizes),
+            Message::HeartbeatReply { term, round } => {
+                self.on_heartbeat_reply(from, term, round, sizes)
+            }
             Message::ReadIndex { term, ctx } => self.on_read_index(from, term, ctx),
-            Message::ReadIndexReply { term, ctx, index } => self.on_read_index_reply(from, term, ctx, index),
+            Message::ReadIndexReply { term, ctx, index } => {
+                self.on_read_index_reply(from, term, ctx, index)
+            }
         }
     }
 
     /// Appends `count` entries of `bytes` in all, if this node leads: `None` otherwise.
-    pub(crate) fn propose(&mut self, now_us: u64, count: u64, bytes: u64, sizes: &impl Sizes) -> Option<Proposed> {
+    pub(crate) fn propose(
+        &mut self,
+        now_us: u64,
+        count: u64,
+        bytes: u64,
+        sizes: &impl Sizes,
+    ) -> Option<Proposed> {
         self.now_us = now_us;
         if self.role != Role::Leader || count == 0 {
             return None;
@@ -229,7 +304,11 @@ impl Core {
         let first = self.log.last() + 1;
         let write = self.append_own(count, bytes);
         self.replicate_to_all(sizes);
-        Some(Proposed { write, first, last: self.log.last() })
+        Some(Proposed {
+            write,
+            first,
+            last: self.log.last(),
+        })
     }
 
     /// Every write up to `upto` is durable.
@@ -254,7 +333,9 @@ impl Core {
     /// There is a connection to the peer.
     pub(crate) fn peer_up(&mut self, now_us: u64, id: u64, sizes: &impl Sizes) {
         self.now_us = now_us;
-        let Some(at) = self.peers.iter().position(|peer| peer.id == id) else { return };
+        let Some(at) = self.peers.iter().position(|peer| peer.id == id) else {
+            return;
+        };
         let peer = &mut self.peers[at];
         peer.up = true;
         peer.probe(peer.next);
@@ -316,7 +397,13 @@ impl Core {
     pub(crate) fn peers(&self) -> impl Iterator<Item = (u64, u64, u64, u64, bool)> {
         self.peers.iter().map(|peer| {
             let active = peer.up && peer.heard_us + self.settings.election_timeout_us > self.now_us;
-            (peer.id, peer.matched, peer.next, peer.window.bytes(), active)
+            (
+                peer.id,
+                peer.matched,
+                peer.next,
+                peer.window.bytes(),
+                active,
+            )
         })
     }
 }
@@ -331,7 +418,8 @@ impl Core {
         if self.durable.is_done(rests_on) {
             self.send(to, message);
         } else {
-            self.durable.hold(rests_on, self.term, Promise::Say { to, message });
+            self.durable
+                .hold(rests_on, self.term, Promise::Say { to, message });
         }
     }
 
@@ -341,7 +429,10 @@ impl Core {
                 Promise::Stand => self.stand(sizes),
                 Promise::Say { to, message } => {
                     // Acknowledgements are cumulative: of those that one flush sets free only the last need be said.
-                    if let Some(Output::Send { to: last_to, message: last }) = self.outputs.back_mut()
+                    if let Some(Output::Send {
+                        to: last_to,
+                        message: last,
+                    }) = self.outputs.back_mut()
                         && *last_to == to
                         && supersedes(&message, last)
                     {
@@ -355,7 +446,11 @@ impl Core {
     }
 
     fn announce_role(&mut self) {
-        self.outputs.push_back(Output::Role { role: self.role, term: self.term, leader: self.leader });
+        self.outputs.push_back(Output::Role {
+            role: self.role,
+            term: self.term,
+            leader: self.leader,
+        });
     }
 
     fn id(&self) -> u64 {
@@ -367,8 +462,16 @@ impl Core {
 fn supersedes(later: &Message, earlier: &Message) -> bool {
     match (later, earlier) {
         (
-            Message::AppendReply { term, round, outcome: Outcome::Matched { index } },
-            Message::AppendReply { term: of, round: before, outcome: Outcome::Matched { index: less } },
+            Message::AppendReply {
+                term,
+                round,
+                outcome: Outcome::Matched { index },
+            },
+            Message::AppendReply {
+                term: of,
+                round: before,
+                outcome: Outcome::Matched { index: less },
+            },
         ) => term == of && before <= round && less <= index,
         _ => false,
     }
@@ -390,9 +493,13 @@ impl fmt::Display for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let none = |id: &Option<u64>| id.map_or_else(|| "none".to_owned(), |id| id.to_string());
         match self {
-            Self::SaveVote { write, term, vote } => write!(f, "write {write}: term={term} vote={}", none(vote)),
+            Self::SaveVote { write, term, vote } => {
+                write!(f, "write {write}: term={term} vote={}", none(vote))
+            }
             Self::Truncate { write, after } => write!(f, "write {write}: truncate after {after}"),
-            Self::AppendReceived { write, first, last } => write!(f, "write {write}: entries {first}..={last}"),
+            Self::AppendReceived { write, first, last } => {
+                write!(f, "write {write}: entries {first}..={last}")
+            }
             Self::AppendTermStart { write, index, term } => {
                 write!(f, "write {write}: entry {index} starts term {term}")
             }
@@ -400,7 +507,9 @@ impl fmt::Display for Output {
             Self::Commit { index } => write!(f, "commit {index}"),
             Self::ReadReady { ctx, index } => write!(f, "reads to {ctx} ready at {index}"),
             Self::ReadFailed { ctx } => write!(f, "reads to {ctx} failed"),
-            Self::Role { role, term, leader } => write!(f, "{role} term={term} leader={}", none(leader)),
+            Self::Role { role, term, leader } => {
+                write!(f, "{role} term={term} leader={}", none(leader))
+            }
         }
     }
 }

@@ -18,7 +18,12 @@ pub(crate) struct Window {
 
 impl Window {
     fn new(max_messages: usize, max_bytes: u64) -> Self {
-        Self { sent: VecDeque::with_capacity(max_messages), bytes: 0, max_messages, max_bytes }
+        Self {
+            sent: VecDeque::with_capacity(max_messages),
+            bytes: 0,
+            max_messages,
+            max_bytes,
+        }
     }
 
     /// Bytes that the next message may carry; 0 when there is no room for one.
@@ -55,10 +60,6 @@ impl Window {
 
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
-    }
-
-    pub(crate) fn messages(&self) -> usize {
-        self.sent.len()
     }
 }
 

@@ -50,12 +50,16 @@ fn tally(voters: &[u64], vote: &impl Fn(u64) -> Option<bool>) -> Tally {
 
 impl Membership {
     pub(crate) fn of_voters(voters: Vec<u64>) -> Self {
-        Self { voters, ..Self::default() }
+        Self {
+            voters,
+            ..Self::default()
+        }
     }
 
     /// The highest value reached by a majority of each set of voters.
     pub(crate) fn reached(&self, reached: impl Fn(u64) -> u64) -> u64 {
-        reached_by_majority(&self.voters, &reached).min(reached_by_majority(&self.outgoing, &reached))
+        reached_by_majority(&self.voters, &reached)
+            .min(reached_by_majority(&self.outgoing, &reached))
     }
 
     pub(crate) fn tally(&self, vote: impl Fn(u64) -> Option<bool>) -> Tally {
@@ -100,7 +104,11 @@ mod tests {
 
     #[test]
     fn a_joint_membership_needs_both_majorities() {
-        let joint = Membership { voters: vec![1, 2, 3], outgoing: vec![3, 4, 5], learners: vec![6] };
+        let joint = Membership {
+            voters: vec![1, 2, 3],
+            outgoing: vec![3, 4, 5],
+            learners: vec![6],
+        };
         let reached = |ids: &'static [u64]| joint.reached(move |id| u64::from(ids.contains(&id)));
         assert_eq!(reached(&[1, 2]), 0, "no majority of the outgoing ones");
         assert_eq!(reached(&[4, 5]), 0, "no majority of the incoming ones");
@@ -115,7 +123,11 @@ mod tests {
     fn half_of_an_even_group_decides_nothing() {
         let four = Membership::of_voters(vec![1, 2, 3, 4]);
         assert_eq!(four.tally(|id| (id <= 2).then_some(true)), Tally::Open);
-        assert_eq!(four.tally(|id| (id <= 2).then_some(false)), Tally::Lost, "three can no longer be won");
+        assert_eq!(
+            four.tally(|id| (id <= 2).then_some(false)),
+            Tally::Lost,
+            "three can no longer be won"
+        );
         assert_eq!(four.tally(|id| (id <= 3).then_some(true)), Tally::Won);
     }
 }

@@ -53,7 +53,13 @@ impl Core {
             _ if self.role == Role::Leader => self.lead_read(None, ctx),
             Some(leader) => {
                 self.reads.asked.push_back((ctx, self.now_us));
-                self.send(leader, Message::ReadIndex { term: self.term, ctx });
+                self.send(
+                    leader,
+                    Message::ReadIndex {
+                        term: self.term,
+                        ctx,
+                    },
+                );
             }
             None => self.outputs.push_back(Output::ReadFailed { ctx }),
         }
@@ -63,11 +69,24 @@ impl Core {
         if self.role == Role::Leader && term == self.term {
             self.lead_read(Some(from), ctx);
         } else {
-            self.send(from, Message::ReadIndexReply { term: self.term, ctx, index: None });
+            self.send(
+                from,
+                Message::ReadIndexReply {
+                    term: self.term,
+                    ctx,
+                    index: None,
+                },
+            );
         }
     }
 
-    pub(super) fn on_read_index_reply(&mut self, from: u64, term: u64, ctx: u64, index: Option<u64>) {
+    pub(super) fn on_read_index_reply(
+        &mut self,
+        from: u64,
+        term: u64,
+        ctx: u64,
+        index: Option<u64>,
+    ) {
         let was_asked = self.reads.asked.iter().any(|asked| asked.0 == ctx);
         if !was_asked || (index.is_some() && (term != self.term || self.leader != Some(from))) {
             return;
@@ -82,7 +101,12 @@ impl Core {
     }
 
     fn lead_read(&mut self, from: Option<u64>, ctx: u64) {
-        self.reads.waiting.push_back(Waiting { from, ctx, index: 0, round: 0 });
+        self.reads.waiting.push_back(Waiting {
+            from,
+            ctx,
+            index: 0,
+            round: 0,
+        });
         self.begin_round();
     }
 
@@ -117,7 +141,10 @@ impl Core {
             if id == own {
                 round
             } else {
-                self.peers.iter().find(|peer| peer.id == id).map_or(0, |peer| peer.round)
+                self.peers
+                    .iter()
+                    .find(|peer| peer.id == id)
+                    .map_or(0, |peer| peer.round)
             }
         });
         if confirmed < round {
@@ -128,11 +155,20 @@ impl Core {
             && read.round != 0
         {
             self.reads.waiting.pop_front();
-            let Waiting { from, ctx, index, .. } = read;
+            let Waiting {
+                from, ctx, index, ..
+            } = read;
             match from {
                 None => self.outputs.push_back(Output::ReadReady { ctx, index }),
                 Some(to) => {
-                    self.send(to, Message::ReadIndexReply { term: self.term, ctx, index: Some(index) });
+                    self.send(
+                        to,
+                        Message::ReadIndexReply {
+                            term: self.term,
+                            ctx,
+                            index: Some(index),
+                        },
+                    );
                 }
             }
         }
@@ -144,7 +180,14 @@ impl Core {
         while let Some(Waiting { from, ctx, .. }) = self.reads.waiting.pop_front() {
             match from {
                 None => self.outputs.push_back(Output::ReadFailed { ctx }),
-                Some(to) => self.send(to, Message::ReadIndexReply { term: self.term, ctx, index: None }),
+                Some(to) => self.send(
+                    to,
+                    Message::ReadIndexReply {
+                        term: self.term,
+                        ctx,
+                        index: None,
+                    },
+                ),
             }
         }
         self.reads.confirmed = self.reads.round;
@@ -166,6 +209,8 @@ impl Core {
     }
 
     pub(super) fn asked_reads_deadline(&self) -> u64 {
-        self.reads.asked.front().map_or(u64::MAX, |asked| asked.1 + self.settings.election_timeout_us)
+        self.reads.asked.front().map_or(u64::MAX, |asked| {
+            asked.1 + self.settings.election_timeout_us
+        })
     }
 }

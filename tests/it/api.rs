@@ -48,7 +48,11 @@ impl Journal {
     }
 
     fn tell(&self, what: Told) {
-        self.0.told.lock().expect("nobody panics with it").push(what);
+        self.0
+            .told
+            .lock()
+            .expect("nobody panics with it")
+            .push(what);
     }
 
     fn commands(&self) -> Vec<Vec<u8>> {
@@ -63,7 +67,9 @@ impl Journal {
 
     fn count(&self) -> u64 {
         let told = self.0.told.lock().expect("nobody panics with it");
-        told.iter().filter(|told| matches!(told, Told::Applied(..))).count() as u64
+        told.iter()
+            .filter(|told| matches!(told, Told::Applied(..)))
+            .count() as u64
     }
 
     /// From now on `apply` waits, until [`open`](Journal::open).
@@ -86,14 +92,20 @@ impl StateMachine for Machine {
     fn apply(&mut self, batch: &mut Batch<'_>) -> io::Result<()> {
         let inside = &self.journal.0;
         let shut = inside.shut.lock().expect("nobody panics with it");
-        drop(inside.opened.wait_while(shut, |shut| *shut).expect("nobody panics with it"));
+        drop(
+            inside
+                .opened
+                .wait_while(shut, |shut| *shut)
+                .expect("nobody panics with it"),
+        );
         while let Some((entry, reply)) = batch.next() {
             match entry.command {
                 b"panic" => panic!("the command said so"),
                 b"error" => return Err(io::Error::other("the command said so")),
                 command => {
                     self.count += 1;
-                    self.journal.tell(Told::Applied(entry.index, command.to_vec()));
+                    self.journal
+                        .tell(Told::Applied(entry.index, command.to_vec()));
                     reply.extend_from_slice(&self.count.to_le_bytes());
                 }
             }
@@ -142,14 +154,20 @@ fn start_alone(
 ) -> Result<(Node, Journal), StartError> {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("it is bound").to_string();
-    let members = vec![Member { id: NodeId(1), addr }];
+    let members = vec![Member {
+        id: NodeId(1),
+        addr,
+    }];
     let mut config = small(Config {
         cluster_id: Some(7), // Each start has another port.
         ..Config::new(NodeId(1), dir, members)
     });
     change(&mut config);
     let journal = Journal::default();
-    let machine = Machine { journal: journal.clone(), count: 0 };
+    let machine = Machine {
+        journal: journal.clone(),
+        count: 0,
+    };
     Ok((Node::start_on(listener, config, machine)?, journal))
 }
 
@@ -170,8 +188,9 @@ struct Three {
 impl Three {
     fn start(change: impl Fn(&mut Config)) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let listeners: Vec<TcpListener> =
-            (0..3).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        let listeners: Vec<TcpListener> = (0..3)
+            .map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"))
+            .collect();
         let members: Vec<Member> = (1..)
             .zip(&listeners)
             .map(|(id, listener)| Member {
@@ -185,11 +204,18 @@ impl Three {
             let mut config = small(Config::new(NodeId(id), path, members.clone()));
             change(&mut config);
             let journal = Journal::default();
-            let machine = Machine { journal: journal.clone(), count: 0 };
+            let machine = Machine {
+                journal: journal.clone(),
+                count: 0,
+            };
             nodes.push(Node::start_on(listener, config, machine).expect("the node starts"));
             journals.push(journal);
         }
-        let three = Self { nodes, journals, _dir: dir };
+        let three = Self {
+            nodes,
+            journals,
+            _dir: dir,
+        };
         three.until_leader(&[0, 1, 2]);
         three
     }
@@ -199,7 +225,9 @@ impl Three {
         until_some("a leader on whom all agree", || {
             let leader = self.nodes[among[0]].status().leader?;
             let at = leader.0 as usize - 1;
-            let agreed = among.iter().all(|&at| self.nodes[at].status().leader == Some(leader));
+            let agreed = among
+                .iter()
+                .all(|&at| self.nodes[at].status().leader == Some(leader));
             let leads = among.contains(&at) && self.nodes[at].status().role == Role::Leader;
             (agreed && leads).then_some(at)
         })
@@ -212,10 +240,12 @@ impl Three {
 
 /// Proposes until it is done; what was refused is proposed again.
 fn commit(node: &Node, command: &[u8]) -> Reply {
-    until_some("a command is committed", || match node.propose(command).map(Pending::wait) {
-        Ok(Ok(reply)) => Some(reply),
-        Ok(Err(error)) | Err(error) if error.definitely_not_applied() => None,
-        other => panic!("an undisturbed cluster knows what became of a command: {other:?}"),
+    until_some("a command is committed", || {
+        match node.propose(command).map(Pending::wait) {
+            Ok(Ok(reply)) => Some(reply),
+            Ok(Err(error)) | Err(error) if error.definitely_not_applied() => None,
+            other => panic!("an undisturbed cluster knows what became of a command: {other:?}"),
+        }
     })
 }
 
@@ -231,7 +261,9 @@ fn read(node: &Node, how: Consistency) -> u64 {
 
 /// Waits for the answer; the limit keeps a lost answer from stopping the suite.
 fn answer(pending: Pending) -> Result<Reply, ProposeError> {
-    pending.wait_timeout(DEADLINE).expect("every request is answered in the end")
+    pending
+        .wait_timeout(DEADLINE)
+        .expect("every request is answered in the end")
 }
 
 #[test]
@@ -249,14 +281,23 @@ fn a_group_of_one_commits_by_itself_and_numbers_its_entries() {
         assert_eq!(read(&node, Consistency::Linearizable), 50);
         assert_eq!(read(&node, Consistency::Stale), 50);
         let status = node.status();
-        assert_eq!((status.applied, status.committed, status.durable), (last, last, last));
-        assert!(status.flushes > 0 && status.flushed_entries >= 50, "{status:?}");
+        assert_eq!(
+            (status.applied, status.committed, status.durable),
+            (last, last, last)
+        );
+        assert!(
+            status.flushes > 0 && status.flushed_entries >= 50,
+            "{status:?}"
+        );
         assert_eq!(node.status().pending, 0);
         node.shutdown().expect("it leaves in order");
         node.shutdown().expect("twice is as good as once");
         assert_eq!(journal.count(), 50);
         assert_eq!(node.propose(b"late").map(drop), Err(ProposeError::Stopped));
-        assert_eq!(node.read(b"", Consistency::Stale).map(drop), Err(ProposeError::Stopped));
+        assert_eq!(
+            node.read(b"", Consistency::Stale).map(drop),
+            Err(ProposeError::Stopped)
+        );
     }
 }
 
@@ -274,7 +315,10 @@ fn each_of_three_nodes_takes_proposals_and_all_apply_the_same() {
         let mut last_of = [0; 3];
         for (at, pending) in under_way {
             let reply = answer(pending).expect("it is committed");
-            assert!(reply.index > last_of[at], "one thread's proposals on one node keep their order");
+            assert!(
+                reply.index > last_of[at],
+                "one thread's proposals on one node keep their order"
+            );
             last_of[at] = reply.index;
         }
         for (node, journal) in three.nodes.iter().zip(&three.journals) {
@@ -310,8 +354,13 @@ fn long_commands_go_through_rings_segments_and_wire() {
         .chain(sizes.map(|size| long(7, size)))
         .collect();
     for journal in &three.journals {
-        until("every node has applied all", || journal.count() == expected.len() as u64);
-        assert!(journal.commands() == expected, "the bytes arrive as they were sent");
+        until("every node has applied all", || {
+            journal.count() == expected.len() as u64
+        });
+        assert!(
+            journal.commands() == expected,
+            "the bytes arrive as they were sent"
+        );
     }
     for node in &three.nodes {
         let refused = node.propose(&long(0, MAX_ENTRY + 1)).map(drop);
@@ -328,7 +377,9 @@ fn an_answer_can_be_waited_for_called_back_and_awaited() {
 
         // With a limit: given back when the time is over, still under way.
         let waited = node.propose(b"1").expect("it is taken");
-        let waited = waited.wait_timeout(Duration::from_millis(1)).expect_err("apply waits");
+        let waited = waited
+            .wait_timeout(Duration::from_millis(1))
+            .expect_err("apply waits");
 
         let (heard, hear) = mpsc::channel();
         let say = heard.clone();
@@ -339,7 +390,10 @@ fn an_answer_can_be_waited_for_called_back_and_awaited() {
         let flag = Arc::new(Flag::default());
         let waker = Waker::from(flag.clone());
         let mut context = Context::from_waker(&waker);
-        assert!(awaited.as_mut().poll(&mut context).is_pending(), "apply waits");
+        assert!(
+            awaited.as_mut().poll(&mut context).is_pending(),
+            "apply waits"
+        );
         assert!(!flag.woken(), "nothing has happened yet");
 
         // Nobody will hear of this one; it is applied all the same.
@@ -347,25 +401,36 @@ fn an_answer_can_be_waited_for_called_back_and_awaited() {
 
         journal.open();
         assert_eq!(number(&answer(waited).expect("applied")), 1);
-        let second = hear.recv_timeout(DEADLINE).expect("the callback runs").expect("applied");
+        let second = hear
+            .recv_timeout(DEADLINE)
+            .expect("the callback runs")
+            .expect("applied");
         assert_eq!(number(&second), 2);
         until("the waker is woken", || flag.woken());
         match awaited.as_mut().poll(&mut context) {
             Poll::Ready(Ok(reply)) => assert_eq!(number(&reply), 3),
             other => panic!("woken, and then {other:?}"),
         }
-        until("the one without a listener is applied", || journal.count() == 4);
+        until("the one without a listener is applied", || {
+            journal.count() == 4
+        });
 
         // An answer that is there already calls back too, and a callback that panics harms nobody.
         let late = node.propose(b"5").expect("it is taken");
         until("it is applied", || journal.count() == 5);
         late.then(move |answer| heard.send(answer).expect("the test listens"));
-        let fifth = hear.recv_timeout(DEADLINE).expect("the callback runs").expect("applied");
+        let fifth = hear
+            .recv_timeout(DEADLINE)
+            .expect("the callback runs")
+            .expect("applied");
         assert_eq!(number(&fifth), 5);
-        node.propose(b"6").expect("it is taken").then(|_| panic!("a callback's own trouble"));
+        node.propose(b"6")
+            .expect("it is taken")
+            .then(|_| panic!("a callback's own trouble"));
         assert_eq!(number(&commit(&node, b"7")), 7);
         until("every slot is free again", || node.status().pending == 0);
-        node.shutdown().expect("the callback's panic is not the node's");
+        node.shutdown()
+            .expect("the callback's panic is not the node's");
     }
 }
 
@@ -395,12 +460,16 @@ fn an_outbox_yields_answers_in_the_order_of_the_log() {
                 let node = node.clone();
                 std::thread::spawn(move || {
                     let reader = std::thread::current();
-                    let mut outbox =
-                        node.outbox(move || reader.unpark()).expect("an outbox is free");
+                    let mut outbox = node
+                        .outbox(move || reader.unpark())
+                        .expect("an outbox is free");
                     let (mut sent, mut heard, mut last) = (0, 0, 0);
                     let deadline = Instant::now() + DEADLINE;
                     while heard < 2000 {
-                        assert!(Instant::now() < deadline, "{heard} of 2000 answers after {DEADLINE:?}");
+                        assert!(
+                            Instant::now() < deadline,
+                            "{heard} of 2000 answers after {DEADLINE:?}"
+                        );
                         while sent < 2000 {
                             match node.propose_to(outbox.id(), sent, &sent.to_le_bytes()) {
                                 Ok(()) => sent += 1,
@@ -435,16 +504,20 @@ fn an_outbox_yields_answers_in_the_order_of_the_log() {
 fn an_outbox_carries_reads_and_there_are_fifteen() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (node, _journal) = alone(dir.path(), |_| ());
-    let mut outboxes: Vec<_> =
-        (0..15).map(|_| node.outbox(|| ()).expect("fifteen can be had")).collect();
+    let mut outboxes: Vec<_> = (0..15)
+        .map(|_| node.outbox(|| ()).expect("fifteen can be had"))
+        .collect();
     assert!(node.outbox(|| ()).is_none(), "and no more");
     let outbox = outboxes.last_mut().expect("fifteen");
     commit(&node, b"one");
     for (tag, how) in [(1, Consistency::Linearizable), (2, Consistency::Stale)] {
-        node.read_to(outbox.id(), tag, b"", how).expect("it is taken");
+        node.read_to(outbox.id(), tag, b"", how)
+            .expect("it is taken");
         let mut heard = None;
         until("the read is answered", || {
-            outbox.drain(1, |tag, outcome, reply| heard = Some((tag, outcome, reply.to_vec())));
+            outbox.drain(1, |tag, outcome, reply| {
+                heard = Some((tag, outcome, reply.to_vec()))
+            });
             heard.is_some()
         });
         let (of, outcome, reply) = heard.expect("it is answered");
@@ -461,10 +534,14 @@ fn a_node_with_all_it_can_bear_is_busy_and_recovers() {
             (config.threads, config.max_pending) = (threads.clone(), 8);
         });
         journal.shut();
-        let taken: Vec<_> =
-            (0..8).map(|_| node.propose(b"x").expect("there is room for eight")).collect();
+        let taken: Vec<_> = (0..8)
+            .map(|_| node.propose(b"x").expect("there is room for eight"))
+            .collect();
         assert_eq!(node.propose(b"x").map(drop), Err(ProposeError::Busy));
-        assert_eq!(node.read(b"", Consistency::Stale).map(drop), Err(ProposeError::Busy));
+        assert_eq!(
+            node.read(b"", Consistency::Stale).map(drop),
+            Err(ProposeError::Busy)
+        );
         assert_eq!(node.status().pending, 8);
         journal.open();
         for (n, pending) in (1..).zip(taken) {
@@ -496,7 +573,10 @@ fn a_node_that_does_not_lead_says_who_does() {
     let leader = three.until_leader(&[0, 1, 2]);
     let named = Some(NodeId(leader as u32 + 1));
     for (at, node) in three.nodes.iter().enumerate() {
-        let outcome = answer(node.propose_as_leader(b"for the leader").expect("it is taken"));
+        let outcome = answer(
+            node.propose_as_leader(b"for the leader")
+                .expect("it is taken"),
+        );
         match outcome {
             Ok(_) => assert_eq!(at, leader),
             Err(error) => {
@@ -523,14 +603,23 @@ fn a_linearizable_read_on_any_node_sees_what_any_other_acknowledged() {
         let three = Three::start(|config| config.threads = threads.clone());
         for n in 1..=60 {
             commit(&three.nodes[n % 3], b"+");
-            let seen = read(&three.nodes[(n + 1 + n / 3 % 2) % 3], Consistency::Linearizable);
-            assert_eq!(seen, n as u64, "all that was acknowledged before, and there was no more");
+            let seen = read(
+                &three.nodes[(n + 1 + n / 3 % 2) % 3],
+                Consistency::Linearizable,
+            );
+            assert_eq!(
+                seen, n as u64,
+                "all that was acknowledged before, and there was no more"
+            );
         }
         for node in &three.nodes {
             let mut last = 0;
             until("a stale read gets there in the end", || {
                 let seen = read(node, Consistency::Stale);
-                assert!(seen >= last, "one node's past does not run backwards: {seen} after {last}");
+                assert!(
+                    seen >= last,
+                    "one node's past does not run backwards: {seen} after {last}"
+                );
                 last = seen;
                 seen == 60
             });
@@ -549,14 +638,23 @@ fn without_a_quorum_only_stale_reads_are_answered() {
     assert_eq!(read(&three.nodes[left], Consistency::Stale), 1);
     // The leader of a moment ago must not believe itself.
     let outcome = answer(
-        three.nodes[left].read(b"", Consistency::Linearizable).expect("it is taken"),
+        three.nodes[left]
+            .read(b"", Consistency::Linearizable)
+            .expect("it is taken"),
     );
     assert!(
-        matches!(outcome, Err(ProposeError::NotLeader { .. } | ProposeError::Unknown)),
+        matches!(
+            outcome,
+            Err(ProposeError::NotLeader { .. } | ProposeError::Unknown)
+        ),
         "{outcome:?}"
     );
-    until("it steps down", || three.nodes[left].status().role != Role::Leader);
-    until("it knows that nobody leads", || three.nodes[left].status().leader.is_none());
+    until("it steps down", || {
+        three.nodes[left].status().role != Role::Leader
+    });
+    until("it knows that nobody leads", || {
+        three.nodes[left].status().leader.is_none()
+    });
     let outcome = answer(three.nodes[left].propose(b"+").expect("it is taken"));
     assert_eq!(outcome, Err(ProposeError::NotLeader { leader: None }));
     assert_eq!(read(&three.nodes[left], Consistency::Stale), 1);
@@ -576,11 +674,18 @@ fn a_state_machine_that_fails_stops_its_node_and_everybody_hears() {
             let fault = until_some("the node says why it stopped", || node.status().error);
             let text = fault.to_string();
             assert!(matches!(fault, Fault::StateMachine(_)), "{text}");
-            assert!(text.contains(says) && text.contains("the command said so"), "{text}");
+            assert!(
+                text.contains(says) && text.contains("the command said so"),
+                "{text}"
+            );
             assert_eq!(number(&answer(before).expect("it was applied before")), 1);
             for pending in [guilty, after] {
                 let outcome = answer(pending);
-                assert_eq!(outcome, Err(ProposeError::Unknown), "it is in the log for ever");
+                assert_eq!(
+                    outcome,
+                    Err(ProposeError::Unknown),
+                    "it is in the log for ever"
+                );
             }
             assert_eq!(node.propose(b"late").map(drop), Err(ProposeError::Stopped));
             let left = node.shutdown().expect_err("the fault is not forgotten");
@@ -595,7 +700,11 @@ fn a_query_that_panics_stops_its_node_and_no_other() {
     let three = Three::start(|_| ());
     let leader = three.until_leader(&[0, 1, 2]);
     let follower = three.follower_of(leader);
-    let outcome = answer(three.nodes[follower].read(b"panic", Consistency::Stale).expect("taken"));
+    let outcome = answer(
+        three.nodes[follower]
+            .read(b"panic", Consistency::Stale)
+            .expect("taken"),
+    );
     assert!(outcome.is_err(), "{outcome:?}");
     let fault = until_some("the node says why", || three.nodes[follower].status().error);
     assert!(fault.to_string().contains("the query said so"), "{fault}");
@@ -621,12 +730,15 @@ fn shutdown_answers_every_request() {
         let mut waiting = Vec::new();
         for tag in 0..20 {
             waiting.push(node.propose(b"x").expect("it is taken"));
-            node.propose_to(outbox.id(), tag, b"x").expect("it is taken");
+            node.propose_to(outbox.id(), tag, b"x")
+                .expect("it is taken");
             let called = called.clone();
-            node.propose(b"x").expect("it is taken").then(move |answer| {
-                assert!(answer.is_err());
-                called.fetch_add(1, Ordering::SeqCst);
-            });
+            node.propose(b"x")
+                .expect("it is taken")
+                .then(move |answer| {
+                    assert!(answer.is_err());
+                    called.fetch_add(1, Ordering::SeqCst);
+                });
         }
         node.shutdown().expect("no fault: it was asked to");
         for pending in waiting {
@@ -650,8 +762,9 @@ fn shutdown_finishes_what_can_be_finished() {
     for threads in PLANS {
         let (node, journal) = alone(dir.path(), |config| config.threads = threads.clone());
         let before = journal.count();
-        let waiting: Vec<_> =
-            (0..500).map(|_| node.propose(b"x").expect("it is taken")).collect();
+        let waiting: Vec<_> = (0..500)
+            .map(|_| node.propose(b"x").expect("it is taken"))
+            .collect();
         node.shutdown().expect("it leaves in order");
         let mut done = 0;
         for pending in waiting {
@@ -671,8 +784,13 @@ fn a_restart_replays_the_log_in_order_after_a_clean_end_and_after_a_crash() {
     let payload = vec![b'.'; 20_000]; // 60 a round: a segment and more.
     for (round, threads) in PLANS.iter().cycle().take(4).enumerate() {
         let (node, journal) = alone(dir.path(), |config| config.threads = threads.clone());
-        until("the log is replayed", || journal.count() >= acknowledged.len() as u64);
-        assert!(journal.commands() == acknowledged, "round {round}: all of it, once, in order");
+        until("the log is replayed", || {
+            journal.count() >= acknowledged.len() as u64
+        });
+        assert!(
+            journal.commands() == acknowledged,
+            "round {round}: all of it, once, in order"
+        );
         assert!(!journal.told().is_empty());
         let mut pending = Vec::new();
         for n in 0..60 {
@@ -697,17 +815,27 @@ fn a_directory_belongs_to_one_node_at_a_time_and_to_one_cluster() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let named = dir.path().display().to_string();
     let (node, _) = alone(dir.path(), |_| ());
-    let error = start_alone(dir.path(), |_| ()).expect_err("the directory is in use").to_string();
-    assert!(error.contains(&named) && error.contains("in use"), "{error}");
+    let error = start_alone(dir.path(), |_| ())
+        .expect_err("the directory is in use")
+        .to_string();
+    assert!(
+        error.contains(&named) && error.contains("in use"),
+        "{error}"
+    );
     commit(&node, b"the first is not disturbed");
     node.shutdown().expect("it leaves in order");
 
     let error = start_alone(dir.path(), |config| config.cluster_id = Some(8))
         .expect_err("the directory is another cluster's")
         .to_string();
-    assert!(error.contains(&named) && error.contains("cluster"), "{error}");
+    assert!(
+        error.contains(&named) && error.contains("cluster"),
+        "{error}"
+    );
     let (node, journal) = alone(dir.path(), |_| ());
-    until("nothing was changed by the attempts", || journal.count() == 1);
+    until("nothing was changed by the attempts", || {
+        journal.count() == 1
+    });
     drop(node);
 }
 
@@ -719,11 +847,15 @@ fn the_state_machine_hears_of_terms_and_leadership() {
         let first_term = three.nodes[first].status().term;
         commit(&three.nodes[first], b"x");
         until("the leader's machine is told", || {
-            three.journals[first].told().contains(&Told::LeaderStart(first_term))
+            three.journals[first]
+                .told()
+                .contains(&Told::LeaderStart(first_term))
         });
         three.nodes[first].shutdown().expect("it leaves in order");
         assert!(
-            three.journals[first].told().contains(&Told::LeaderStop(first_term)),
+            three.journals[first]
+                .told()
+                .contains(&Told::LeaderStop(first_term)),
             "a start is followed by a stop, at shutdown at the latest"
         );
 
@@ -732,11 +864,15 @@ fn the_state_machine_hears_of_terms_and_leadership() {
         let second_term = three.nodes[second].status().term;
         assert!(second_term > first_term);
         until("the next leader's machine is told", || {
-            three.journals[second].told().contains(&Told::LeaderStart(second_term))
+            three.journals[second]
+                .told()
+                .contains(&Told::LeaderStart(second_term))
         });
         for at in others {
             until("all have the new term's first entry", || {
-                three.journals[at].told().contains(&Told::NewTerm(second_term))
+                three.journals[at]
+                    .told()
+                    .contains(&Told::NewTerm(second_term))
             });
             three.nodes[at].shutdown().expect("it leaves in order");
         }
@@ -797,10 +933,16 @@ fn an_embedder_can_drive_a_node_from_its_own_loop() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut ports = Ports::claim();
     let addr = format!("127.0.0.1:{}", ports.next());
-    let members = vec![Member { id: NodeId(1), addr }];
+    let members = vec![Member {
+        id: NodeId(1),
+        addr,
+    }];
     let config = small(Config::new(NodeId(1), dir.path(), members));
     let journal = Journal::default();
-    let machine = Machine { journal: journal.clone(), count: 0 };
+    let machine = Machine {
+        journal: journal.clone(),
+        count: 0,
+    };
     let (node, mut driver) = Node::start_driven(config, machine).expect("the node starts");
 
     let turn = |driver: &mut ringraft::Driver| {
@@ -812,8 +954,9 @@ fn an_embedder_can_drive_a_node_from_its_own_loop() {
         turn(&mut driver);
         node.status().role == Role::Leader
     });
-    let mut pending: Vec<_> =
-        (0..100u8).map(|n| node.propose(&[n]).expect("it is taken")).collect();
+    let mut pending: Vec<_> = (0..100u8)
+        .map(|n| node.propose(&[n]).expect("it is taken"))
+        .collect();
     let mut done = 0;
     until("all are answered", || {
         turn(&mut driver);

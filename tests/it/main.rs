@@ -29,7 +29,10 @@ fn until_some<T>(what: impl Display, mut find: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = find() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited {DEADLINE:?} in vain: {what}");
+        assert!(
+            Instant::now() < deadline,
+            "waited {DEADLINE:?} in vain: {what}"
+        );
         std::thread::sleep(Duration::from_millis(2)); // The pace of looking, not the wait.
     }
 }

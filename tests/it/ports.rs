@@ -28,7 +28,11 @@ impl Ports {
             .map(|at| FIRST + (start + at) % blocks * BLOCK)
             .find_map(|first| {
                 let claim = TcpListener::bind(("127.0.0.1", first)).ok()?;
-                Some(Self { first, taken: 0, _claim: claim })
+                Some(Self {
+                    first,
+                    taken: 0,
+                    _claim: claim,
+                })
             })
             .expect("a block of free ports")
     }

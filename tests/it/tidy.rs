@@ -55,8 +55,12 @@ fn dependencies(manifest: &str) -> Vec<(String, String)> {
     found
 }
 
-const MANIFESTS: [&str; 4] =
-    ["Cargo.toml", "ringbuf/Cargo.toml", "storage/Cargo.toml", "net/Cargo.toml"];
+const MANIFESTS: [&str; 4] = [
+    "Cargo.toml",
+    "ringbuf/Cargo.toml",
+    "storage/Cargo.toml",
+    "net/Cargo.toml",
+];
 
 /// A library has its place: elsewhere the code knows only ours.
 #[test]
@@ -80,10 +84,18 @@ fn libraries_are_named_where_they_belong() {
         }
     }
     // The test would pass with a parser that finds nothing.
-    let owners = [("disruptor", "ringbuf"), ("io-uring", "storage"), ("memmap2", "storage"), ("mio", "net")];
+    let owners = [
+        ("disruptor", "ringbuf"),
+        ("io-uring", "storage"),
+        ("memmap2", "storage"),
+        ("mio", "net"),
+    ];
     for (library, owner) in owners {
         let named = dependencies(&format!("{owner}/Cargo.toml"));
-        assert!(named.iter().any(|(_, name)| name == library), "{owner} names {library}");
+        assert!(
+            named.iter().any(|(_, name)| name == library),
+            "{owner} names {library}"
+        );
     }
 }
 
@@ -117,7 +129,10 @@ fn every_dependency_says_why_it_is_there() {
                 && line.starts_with(|first: char| first.is_ascii_alphabetic())
                 && !line.contains(".workspace")
             {
-                assert!(previous.starts_with('#'), "{manifest}: no comment above `{line}`");
+                assert!(
+                    previous.starts_with('#'),
+                    "{manifest}: no comment above `{line}`"
+                );
             }
             previous = line;
         }
@@ -151,7 +166,9 @@ fn paths_in(text: &str) -> Vec<String> {
             let is_path = quoted.contains('/') && plain && root().join(top).exists();
             let is_file = !quoted.contains('/')
                 && plain
-                && [".md", ".toml"].iter().any(|end| quoted.len() > end.len() && quoted.ends_with(end));
+                && [".md", ".toml"]
+                    .iter()
+                    .any(|end| quoted.len() > end.len() && quoted.ends_with(end));
             if !top.is_empty() && (is_path || is_file) {
                 found.push(quoted.to_owned());
             }

@@ -1,5 +1,5 @@
-//! Falling asleep and waking up through every interleaving of up to so many preemptions, with the product's own [`Sleeper`] and
-//! [`Waker`].
+//! Falling asleep and waking up through every interleaving of up to so many preemptions, with the
+//! product's own [`Sleeper`] and [`Waker`].
 //!
 //! `RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p ringraft-ringbuf --lib --release`
 //!
