@@ -15,7 +15,7 @@
 
 use std::cell::UnsafeCell;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -245,13 +245,24 @@ impl Table {
         }
         // SAFETY: this call moved the slot to FILLING, so the answer is ours until DONE.
         let answer = unsafe { &mut *slot.answer.get() };
-        fill(&mut answer.bytes);
-        answer.outcome = outcome;
+        // User code may be in there. A panic of it is the state machine's fault and goes on from here, but not before
+        // the slot is answered: nobody else can, and its caller waits.
+        let filled = catch_unwind(AssertUnwindSafe(|| fill(&mut answer.bytes)));
+        answer.outcome = match filled {
+            Ok(()) => outcome,
+            Err(_) => {
+                answer.bytes.clear();
+                Err(ProposeError::Unknown)
+            }
+        };
         let sink = slot.sink.load(Ordering::Relaxed);
         slot.state.store(token.state(DONE), Ordering::Release);
         let heard = self.sinks.push(sink, token) && !self.ended.load(Ordering::SeqCst);
         if !heard && sink == WAITING_CALLER {
             self.deliver(token);
+        }
+        if let Err(panic) = filled {
+            resume_unwind(panic);
         }
     }
 
@@ -341,6 +352,20 @@ impl Table {
                 _ => ProposeError::Unknown,
             })
         });
+        // The reply stage may have ended before the last answers came.
+        for slot in &self.slots {
+            if slot.state.load(Ordering::Acquire) & PHASE == DONE {
+                slot.waker.wake();
+            }
+        }
+    }
+
+    /// Whether every request has its answer, heard or not.
+    pub(crate) fn all_answered(&self) -> bool {
+        let open = |slot: &CachePadded<Slot>| {
+            matches!(slot.state.load(Ordering::Acquire) & PHASE, OPEN | FILLING | LEFT)
+        };
+        self.taken() == 0 || !self.slots.iter().any(open)
     }
 
     /// Whether nobody will answer any more. To be asked after the request was handed in.

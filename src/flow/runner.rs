@@ -322,7 +322,7 @@ impl<P: Plan> Runner<P> {
                 let until = *self
                     .drain_until_us
                     .get_or_insert(now_us + self.drain_limit_us);
-                !(self.plan.drained() && self.shared.nothing_pending()) && now_us < until
+                !(self.plan.drained() && self.shared.table.all_answered()) && now_us < until
             }
         }
     }

@@ -1,21 +1,28 @@
 //! What has been promised, and waits for the disk before it is said.
 //!
-//! Everything that promises - a candidacy, a vote, an acknowledgement, a term that was taken up - rests on a write. The
-//! core numbers its writes; the disk says "everything up to number n is durable"; what rests on `n` or less may go.
+//! Everything that promises - a candidacy, a vote, an acknowledgement, a term that was taken up -
+//! rests on a write. The core numbers its writes; the disk says "everything up to number n is
+//! durable"; what rests on `n` or less may go.
 //!
-//! Why numbers, and not indexes (etcd's `newStorageAppendRespMsg`, openraft's `IOId`, and LESSONS of others):
+//! Why numbers, and not indexes (etcd's `newStorageAppendRespMsg`, openraft's `IOId`, and LESSONS
+//! of others):
 //!
 //! 1. A follower appends entry 5 of term 1 (write 7) and the write is under way.
 //! 2. A leader of term 2 has it truncated (write 8) and replaced by its own entry 5 (write 9).
 //! 3. The disk finishes write 7: "index 5 is durable". The entry of term 2 is not.
-//! 4. If that were taken for the new entry 5, the node would acknowledge what a power cut still takes away.
+//! 4. If that were taken for the new entry 5, the node would acknowledge what a power cut still
+//!    takes away.
 //!
-//! With numbers step 3 says "7", and what was promised on 9 waits. What was promised on 7 to the old leader is dropped,
-//! since its term is over: see `testdata/async_append_aba.txt`.
+//! With numbers step 3 says "7", and what was promised on 9 waits. What was promised on 7 to the
+//! old leader is dropped, since its term is over: see `testdata/async_append_aba.txt`.
 
 use std::collections::VecDeque;
 
 use crate::raft::Message;
+
+/// Answers that wait at the most. More are lost, as any message may be: a peer that asks without
+/// end while the disk stands still costs no memory.
+const MAX_HELD: usize = 1024;
 
 /// What leaves when a write is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +67,7 @@ impl Durable {
             issued: 0,
             done: 0,
             vote: 0,
-            held: VecDeque::with_capacity(1024),
+            held: VecDeque::with_capacity(MAX_HELD + 1),
             own: VecDeque::with_capacity(1024),
             waits_since_us: 0,
         }
@@ -100,14 +107,24 @@ impl Durable {
     }
 
     pub(crate) fn hold(&mut self, rests_on: u64, term: u64, promise: Promise) {
-        self.held.push_back(Held {
-            rests_on,
-            term,
-            promise,
-        });
+        // A candidacy is not lost: it is one a term, and what the core itself waits for.
+        if self.held.len() < MAX_HELD || promise == Promise::Stand {
+            self.held.push_back(Held {
+                rests_on,
+                term,
+                promise,
+            });
+        }
     }
 
-    /// The disk has finished everything up to `upto`. Returns the last own entry of `term` that this makes durable.
+    /// Answers that wait.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// The disk has finished everything up to `upto`. Returns the last own entry of `term` that
+    /// this makes durable.
     pub(crate) fn finish(&mut self, upto: u64, term: u64, now_us: u64) -> Option<u64> {
         assert!(
             upto <= self.issued,
@@ -131,7 +148,8 @@ impl Durable {
         own
     }
 
-    /// The next promise that may be kept, in the order they were given; those of earlier terms are dropped.
+    /// The next promise that may be kept, in the order they were given; those of earlier terms are
+    /// dropped.
     pub(crate) fn next_kept(&mut self, term: u64) -> Option<Promise> {
         while let Some(&held) = self.held.front()
             && held.rests_on <= self.done

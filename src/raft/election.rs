@@ -1,12 +1,14 @@
 //! How a leader comes into office.
 //!
-//! A node that hears no leader asks first whether it could win (pre-vote, thesis §9.6): no term is raised for that, so a
-//! node that was cut off does not depose anybody when it comes back. Only then it takes up a new term, writes down its
-//! vote for itself, and when that is durable asks the others.
+//! A node that hears no leader asks first whether it could win (pre-vote, thesis §9.6): no term is
+//! raised for that, so a node that was cut off does not depose anybody when it comes back. Only
+//! then it takes up a new term, writes down its vote for itself, and when that is durable asks the
+//! others.
 //!
-//! What holds: a node votes once a term, whatever it becomes in between, since the vote is kept with the term and never
-//! cleared within it. A node that hears its leader ignores who stands (stickiness, §4.2.3), and raises no term for it.
-//! The timer is set anew by a granted vote or a leader's message and by nothing else.
+//! What holds: a node votes once a term, whatever it becomes in between, since the vote is kept
+//! with the term and never cleared within it. A node that hears its leader ignores who stands
+//! (stickiness, §4.2.3), and raises no term for it. The timer is set anew by a granted vote or a
+//! leader's message and by nothing else.
 
 use crate::raft::durable::Promise;
 use crate::raft::quorum::Tally;
@@ -62,8 +64,9 @@ impl Core {
             .push_back(Output::SaveVote { write, term, vote });
     }
 
-    /// The connection to the leader broke: a leader whose process ended is not waited for. Should it live, nothing is
-    /// lost: those that still hear it ignore who stands, and no term is raised by asking.
+    /// The connection to the leader broke: a leader whose process ended is not waited for. Should
+    /// it live, nothing is lost: those that still hear it ignore who stands, and no term is raised
+    /// by asking.
     pub(super) fn miss_leader(&mut self) {
         self.fail_asked_reads();
         self.heard_leader_us = None;
@@ -165,7 +168,8 @@ impl Core {
         let up_to_date = theirs >= (self.log.last_term(), self.log.last());
         if pre {
             let granted = term > self.term && up_to_date;
-            // A grant names the term asked about; a refusal the own one, for a candidate that is behind.
+            // A grant names the term asked about; a refusal the own one, for a candidate that is
+            // behind.
             let term = if granted { term } else { self.term };
             self.promise(
                 self.durable.vote(),

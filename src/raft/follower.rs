@@ -1,14 +1,16 @@
 //! What a follower does with its leader's entries.
 //!
-//! What holds: only what differs is truncated, and never what is committed. An answer vouches for the end of the
-//! message it answers, not for whatever else is in the log, and leaves when all of it is durable. The commit index
-//! follows the leader's only as far as this very message has shown the logs to be the same.
+//! What holds: only what differs is truncated, and never what is committed. An answer vouches for
+//! the end of the message it answers, not for whatever else is in the log, and leaves when all of
+//! it is durable. The commit index follows the leader's only as far as this very message has shown
+//! the logs to be the same.
 
 use crate::raft::message::{Append, Outcome};
-use crate::raft::{Core, Message, Output, Role};
+use crate::raft::{Core, Message, Output, REACH, Role};
 
 impl Core {
-    /// A leader of this term speaks: follows it. False for one of an earlier term, or who cannot be.
+    /// A leader of this term speaks: follows it. False for one of an earlier term, or who cannot
+    /// be.
     fn hear_leader(&mut self, from: u64, term: u64) -> bool {
         if term < self.term || (term == self.term && self.role == Role::Leader) {
             return false;
@@ -42,13 +44,17 @@ impl Core {
             }
             return;
         }
+        if !sound(append) {
+            return;
+        }
         let &Append {
             prev_index,
             prev_term,
             last,
             ..
         } = append;
-        // What is committed here is the same in every leader's log, so only what lies beyond needs comparing.
+        // What is committed here is the same in every leader's log, so only what lies beyond needs
+        // comparing.
         let agree = prev_index <= self.commit || self.log.term(prev_index) == Some(prev_term);
         if !agree {
             let hint_index = self.log.last_with_term_at_most(prev_index, prev_term);
@@ -68,9 +74,6 @@ impl Core {
         }
         let first = prev_index.max(self.commit) + 1;
         let runs = append.runs.as_slice();
-        if !sound(append) {
-            return;
-        }
         if let Some(differs) = (first <= last)
             .then(|| self.log.first_difference(first, last, runs))
             .flatten()
@@ -113,7 +116,8 @@ impl Core {
 
     pub(super) fn on_heartbeat(&mut self, from: u64, term: u64, commit: u64, round: u64) {
         if self.hear_leader(from, term) {
-            // Not over what this node has acknowledged to this leader, so it is in the log and the same.
+            // Not over what this node has acknowledged to this leader, so it is in the log and the
+            // same.
             self.follow_commit(commit.min(self.log.last()));
         } else if term >= self.term {
             return;
@@ -136,14 +140,17 @@ impl Core {
     }
 }
 
-/// Whether the entries' terms are told, from the first on, rising, and none above the leader's.
+/// Whether the entries' terms are told, from the first on, rising, and none above the leader's, and
+/// no index is out of reach.
 fn sound(append: &Append) -> bool {
     let runs = append.runs.as_slice();
     if append.last <= append.prev_index {
-        return append.last == append.prev_index;
+        return append.last == append.prev_index && append.last < REACH;
     }
-    runs.first()
-        .is_some_and(|run| run.1 == append.prev_index + 1 && run.0 >= append.prev_term)
+    append.last < REACH
+        && runs
+            .first()
+            .is_some_and(|run| run.1 == append.prev_index + 1 && run.0 >= append.prev_term)
         && runs
             .last()
             .is_some_and(|run| run.0 <= append.term && run.1 <= append.last)

@@ -1,12 +1,17 @@
 //! What a leader does: replicates, counts, shows itself, and steps down when it cannot lead.
 //!
-//! What holds: an entry is committed when a quorum holds it durably and it is of the leader's own term (thesis §3.6.2,
-//! figure 3.7); entries before it are committed with it. The leader's own disk is one voter among the others
-//! (§10.2.1): appends leave before its own flush. A commit index that moved is told at once.
+//! What holds: an entry is committed when a quorum holds it durably and it is of the leader's own
+//! term (thesis §3.6.2, figure 3.7); entries before it are committed with it. The leader's own disk
+//! is one voter among the others (§10.2.1): appends leave before its own flush. A commit index that
+//! moved is told at once.
 
 use crate::raft::message::{Append, Outcome};
 use crate::raft::progress::Mode;
 use crate::raft::{Core, Message, Output, Role, Sizes};
+
+/// Appends that one input may set free for a peer. The next answer sets free as many again, so a
+/// window fills all the same; but what carries them to the network needs room for so many only.
+const BURST: usize = 8;
 
 impl Core {
     pub(super) fn take_office(&mut self, sizes: &impl Sizes) {
@@ -68,7 +73,8 @@ impl Core {
                 let now_us = self.now_us;
                 let peer = &mut self.peers[at];
                 if !peer.window.is_empty() && now_us >= peer.moved_us + lost_after {
-                    peer.probe(peer.matched + 1); // No answer for so long: what was in flight is lost.
+                    // No answer for so long: what was in flight is lost.
+                    peer.probe(peer.matched + 1);
                     peer.moved_us = now_us;
                 }
                 self.heartbeat(at);
@@ -130,7 +136,7 @@ impl Core {
 
     /// Sends a peer what it lacks, as far as its window goes.
     pub(super) fn replicate(&mut self, at: usize, sizes: &impl Sizes) {
-        loop {
+        for _ in 0..BURST {
             let peer = &self.peers[at];
             let last = self.log.last();
             let idle = peer.next > last;
@@ -177,7 +183,8 @@ impl Core {
         }
     }
 
-    /// A follower of this office has answered: its place among the peers. `None` when the answer is not for this office.
+    /// A follower of this office has answered: its place among the peers. `None` when the answer is
+    /// not for this office.
     fn heard(&mut self, from: u64, term: u64, round: u64) -> Option<usize> {
         if term > self.term {
             self.follow(term, None);
@@ -204,8 +211,14 @@ impl Core {
         let Some(at) = self.heard(from, term, round) else {
             return;
         };
-        if let Mode::Probe { sent } = &mut self.peers[at].mode {
-            *sent = false; // The probe or its answer may have been lost; this answer shows that it would get through now.
+        let (now_us, lost_after) = (self.now_us, self.settings.heartbeat_us);
+        let peer = &mut self.peers[at];
+        if let Mode::Probe { sent } = &mut peer.mode
+            && now_us >= peer.moved_us + lost_after
+        {
+            // The probe or its answer may have been lost; this answer shows that one would get
+            // through now.
+            *sent = false;
         }
         self.confirm_reads();
         self.replicate(at, sizes);
@@ -244,11 +257,13 @@ impl Core {
                 hint_term,
             } => {
                 if self.peers[at].believes_conflict_at(prev) {
-                    let next = self
-                        .log
-                        .last_with_term_at_most(hint_index.min(prev.saturating_sub(1)), hint_term)
-                        + 1;
-                    self.peers[at].probe(next);
+                    let upto = hint_index.min(prev.saturating_sub(1));
+                    let agree = if upto < self.log.base_index() {
+                        upto // What it needs is in the log no more: there is nothing to probe with.
+                    } else {
+                        self.log.last_with_term_at_most(upto, hint_term)
+                    };
+                    self.peers[at].probe(agree + 1);
                     self.replicate(at, sizes);
                 }
             }
@@ -284,7 +299,8 @@ impl Core {
         true
     }
 
-    /// Whether an entry of the own term is committed: only then the commit index is up to date (thesis §6.4).
+    /// Whether an entry of the own term is committed: only then the commit index is up to date
+    /// (thesis §6.4).
     pub(super) fn knows_commit(&self) -> bool {
         self.commit >= self.term_start
     }

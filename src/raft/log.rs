@@ -1,7 +1,7 @@
 //! What the core knows of the log: where each term begins, and where it ends.
 //!
-//! Invariants: runs have rising terms and rising first indexes, all in `base_index + 1 ..= last`; a log as long as an
-//! office has one run, so this stays small however long the log is.
+//! Invariants: runs have rising terms and rising first indexes, all in `base_index + 1 ..= last`; a
+//! log as long as an office has one run, so this stays small however long the log is.
 
 use crate::raft::message::{MAX_RUNS, Runs};
 
@@ -51,7 +51,8 @@ impl TermRuns {
         self.runs.partition_point(|run| run.1 <= index) - 1
     }
 
-    /// The term of the entry at `index`; `None` when it is not in the log (its base is known, though).
+    /// The term of the entry at `index`; `None` when it is not in the log (its base is known,
+    /// though).
     pub(crate) fn term(&self, index: u64) -> Option<u64> {
         if index == self.base_index {
             return Some(self.base_term);
@@ -86,8 +87,8 @@ impl TermRuns {
         }
     }
 
-    /// The last index of at most `index` whose term is at most `term`: where two logs that differ at `index` may agree
-    /// yet (etcd's `findConflictByTerm`).
+    /// The last index of at most `index` whose term is at most `term`: where two logs that differ
+    /// at `index` may agree yet (etcd's `findConflictByTerm`).
     pub(crate) fn last_with_term_at_most(&self, index: u64, term: u64) -> u64 {
         let index = index.min(self.last);
         if index <= self.base_index {
@@ -113,8 +114,8 @@ impl TermRuns {
             .map_or(self.last, |next| next.1 - 1)
     }
 
-    /// The first of `first ..= last` that this log does not have with the same term; `None` when it has them all. `runs`
-    /// tells their terms.
+    /// The first of `first ..= last` that this log does not have with the same term; `None` when it
+    /// has them all. `runs` tells their terms.
     pub(crate) fn first_difference(
         &self,
         first: u64,
@@ -136,7 +137,8 @@ impl TermRuns {
         None
     }
 
-    /// The terms of `first ..=`, as many runs as fit into a message, and where they end (at most at `last`).
+    /// The terms of `first ..=`, as many runs as fit into a message, and where they end (at most at
+    /// `last`).
     pub(crate) fn runs_from(&self, first: u64, last: u64) -> (Runs, u64) {
         let mut out = Runs::default();
         let mut index = first;

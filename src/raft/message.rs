@@ -36,7 +36,8 @@ impl Runs {
     }
 }
 
-/// Entries for a follower: those after `prev_index`, up to and with `last` (equal when there are none).
+/// Entries for a follower: those after `prev_index`, up to and with `last` (equal when there are
+/// none).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Append {
     pub(crate) term: u64,
@@ -57,8 +58,8 @@ pub(crate) struct Append {
 pub(crate) enum Outcome {
     /// Everything up to `index` is as the leader's, and durable.
     Matched { index: u64 },
-    /// The entry at `prev` is not as the leader's. The last one here that can be has an index of at most `hint_index`,
-    /// where this node's term is `hint_term`.
+    /// The entry at `prev` is not as the leader's. The last one here that can be has an index of at
+    /// most `hint_index`, where this node's term is `hint_term`.
     Conflict {
         prev: u64,
         hint_index: u64,
@@ -110,6 +111,19 @@ pub(crate) enum Message {
 }
 
 impl Message {
+    pub(crate) fn term(&self) -> u64 {
+        match *self {
+            Self::Append(Append { term, .. })
+            | Self::Vote { term, .. }
+            | Self::VoteReply { term, .. }
+            | Self::AppendReply { term, .. }
+            | Self::Heartbeat { term, .. }
+            | Self::HeartbeatReply { term, .. }
+            | Self::ReadIndex { term, .. }
+            | Self::ReadIndexReply { term, .. } => term,
+        }
+    }
+
     /// Whether it goes on the bulk lane.
     pub(crate) fn carries_entries(&self) -> bool {
         matches!(self, Self::Append(append) if append.last > append.prev_index)

@@ -1,13 +1,15 @@
-//! The consensus core: it is told what happened and when, and says what is to be done. It does nothing itself.
+//! The consensus core: it is told what happened and when, and says what is to be done. It does
+//! nothing itself.
 //!
-//! No clock, thread, file, socket, ring or payload byte is in here, so a run is a function of its inputs and the seed.
-//! No input from a peer makes it panic: what cannot be from a sound peer is ignored.
+//! No clock, thread, file, socket, ring or payload byte is in here, so a run is a function of its
+//! inputs and the seed. No input from a peer makes it panic: what cannot be from a sound peer is
+//! ignored.
 //!
-//! The user calls one of the entry points below, and after each takes the [`Output`]s, in order, and carries them out.
-//! Writes are numbered; [`Core::persisted`] says how far the disk has come.
+//! The user calls one of the entry points below, and after each takes the [`Output`]s, in order,
+//! and carries them out. Writes are numbered; [`Core::persisted`] says how far the disk has come.
 //!
-//! Ongaro, "Consensus: Bridging Theory and Practice" (thesis): §3 (the algorithm), §6.4 (reads), §9.6 (pre-vote),
-//! §10.2.1 (parallel disk writes). `docs/paper.md` has what differs.
+//! Ongaro, "Consensus: Bridging Theory and Practice" (thesis): §3 (the algorithm), §6.4 (reads),
+//! §9.6 (pre-vote), §10.2.1 (parallel disk writes). `docs/paper.md` has what differs.
 
 mod durable;
 mod election;
@@ -36,10 +38,13 @@ use self::rng::Rng;
 
 /// Tells how many entries fit into so many bytes.
 pub(crate) trait Sizes {
-    /// Of `first ..= last`: the last entry that fits with those before it into `max_bytes`, at least `first`, and their
-    /// bytes.
+    /// Of `first ..= last`: the last entry that fits with those before it into `max_bytes`, at
+    /// least `first`, and their bytes.
     fn fit(&self, first: u64, last: u64, max_bytes: u64) -> (u64, u64);
 }
+
+/// No sound peer names a term or an index so high; below it, none that is reckoned with overflows.
+const REACH: u64 = 1 << 62;
 
 /// The core's limits and times.
 #[derive(Clone, Debug)]
@@ -155,7 +160,8 @@ pub(crate) struct Core {
     votes: Vec<(u64, bool)>,
     /// When a leader was last heard, for stickiness.
     heard_leader_us: Option<u64>,
-    /// As a follower or candidate: when to stand. As a leader: when to look whether a quorum is there.
+    /// As a follower or candidate: when to stand. As a leader: when to look whether a quorum is
+    /// there.
     election_due_us: u64,
     heartbeat_due_us: u64,
     reads: Reads,
@@ -244,7 +250,8 @@ impl Core {
         due.min(self.asked_reads_deadline())
     }
 
-    /// A peer has said something. For an append, its entries are at hand until the outputs have been taken.
+    /// A peer has said something. For an append, its entries are at hand until the outputs have
+    /// been taken.
     pub(crate) fn receive(
         &mut self,
         now_us: u64,
@@ -255,6 +262,9 @@ impl Core {
         self.now_us = now_us;
         if from == self.settings.id || !self.peers.iter().any(|peer| peer.id == from) {
             return; // Nobody of this group.
+        }
+        if message.term() >= REACH {
+            return; // Taken up, it would leave no term to stand in.
         }
         match *message {
             Message::Vote {
@@ -324,7 +334,8 @@ impl Core {
         }
     }
 
-    /// Asks for the index that a read must see: `ReadReady` or `ReadFailed` will name `ctx`, which rises.
+    /// Asks for the index that a read must see: `ReadReady` or `ReadFailed` will name `ctx`, which
+    /// rises.
     pub(crate) fn read(&mut self, now_us: u64, ctx: u64) {
         self.now_us = now_us;
         self.on_read(ctx);
@@ -393,7 +404,8 @@ impl Core {
         self.uncommitted_bytes
     }
 
-    /// The peers, as a leader sees them: `(id, matched, next, bytes in flight, heard within an election timeout)`.
+    /// The peers, as a leader sees them: `(id, matched, next, bytes in flight, heard within an
+    /// election timeout)`.
     pub(crate) fn peers(&self) -> impl Iterator<Item = (u64, u64, u64, u64, bool)> {
         self.peers.iter().map(|peer| {
             let active = peer.up && peer.heard_us + self.settings.election_timeout_us > self.now_us;
@@ -428,7 +440,8 @@ impl Core {
             match promise {
                 Promise::Stand => self.stand(sizes),
                 Promise::Say { to, message } => {
-                    // Acknowledgements are cumulative: of those that one flush sets free only the last need be said.
+                    // Acknowledgements are cumulative: of those that one flush sets free only the
+                    // last need be said.
                     if let Some(Output::Send {
                         to: last_to,
                         message: last,

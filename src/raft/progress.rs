@@ -1,8 +1,8 @@
 //! What a peer is known to have, and what is on its way to it.
 //!
-//! Invariants: `matched < next`, and everything in `matched + 1 .. next` is in flight while replicating. The window is
-//! bounded in messages and in bytes, but one message always fits, however large its entry.
-//! Raft thesis §3.5 and §10.2.1 (pipelining).
+//! Invariants: `matched < next`, and everything in `matched + 1 .. next` is in flight while
+//! replicating. The window is bounded in messages and in bytes, but one message always fits,
+//! however large its entry. Raft thesis §3.5 and §10.2.2 (pipelining).
 
 use std::collections::VecDeque;
 
@@ -61,6 +61,11 @@ impl Window {
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    #[cfg(test)]
+    pub(crate) fn messages(&self) -> usize {
+        self.sent.len()
+    }
 }
 
 /// How entries are sent to a peer.
@@ -75,8 +80,8 @@ pub(crate) enum Mode {
 #[derive(Clone, Debug)]
 pub(crate) struct Progress {
     pub(crate) id: u64,
-    /// What: the last entry that the peer has said it holds durably, in this term. Use: the commit rule.
-    /// Invariant: never falls within a term.
+    /// What: the last entry that the peer has said it holds durably, in this term. Use: the commit
+    /// rule. Invariant: never falls within a term.
     pub(crate) matched: u64,
     /// What: the next entry to send.
     pub(crate) next: u64,
@@ -86,7 +91,8 @@ pub(crate) struct Progress {
     pub(crate) up: bool,
     /// When it last said anything in this term.
     pub(crate) heard_us: u64,
-    /// When it last acknowledged something new, or began to have something in flight.
+    /// When it last acknowledged something new, or began to have something in flight, or was
+    /// probed.
     pub(crate) moved_us: u64,
     /// The latest round of reads that it has answered.
     pub(crate) round: u64,
@@ -132,7 +138,10 @@ impl Progress {
     /// Notes a message that ends with `last` as sent.
     pub(crate) fn sent(&mut self, last: u64, bytes: u64, now_us: u64) {
         match self.mode {
-            Mode::Probe { .. } => self.mode = Mode::Probe { sent: true },
+            Mode::Probe { .. } => {
+                self.mode = Mode::Probe { sent: true };
+                self.moved_us = now_us;
+            }
             Mode::Replicate => {
                 if self.window.is_empty() {
                     self.moved_us = now_us;
@@ -161,7 +170,7 @@ impl Progress {
     pub(crate) fn believes_conflict_at(&self, prev: u64) -> bool {
         match self.mode {
             Mode::Replicate => prev > self.matched,
-            Mode::Probe { .. } => prev + 1 == self.next,
+            Mode::Probe { .. } => prev == self.next - 1,
         }
     }
 }

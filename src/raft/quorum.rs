@@ -10,7 +10,8 @@ pub(crate) enum Tally {
     Open,
 }
 
-/// The voters and learners of a group. While `outgoing` is not empty, both sets of voters must agree.
+/// The voters and learners of a group. While `outgoing` is not empty, both sets of voters must
+/// agree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Membership {
     pub(crate) voters: Vec<u64>,
@@ -28,7 +29,8 @@ fn reached_by_majority(voters: &[u64], reached: &impl Fn(u64) -> u64) -> u64 {
         return u64::MAX;
     }
     let need = majority(voters);
-    // Groups are small: comparing each with each needs no memory, and no order that could be broken.
+    // Groups are small: comparing each with each needs no memory, and no order that could be
+    // broken.
     voters
         .iter()
         .map(|&id| reached(id))

@@ -1,21 +1,26 @@
 //! Which index a read must see, without writing anything (thesis §6.4).
 //!
-//! The leader notes its commit index, makes sure by one round to a quorum that it still leads, and the read may be
-//! answered when that index is applied. All reads that wait share a round. Rounds are numbered: a follower echoes the
-//! number of the message it answers, so an answer to an earlier round confirms nothing newer. Until an entry of its
-//! own term is committed a leader does not know how far its predecessors had come, so reads wait for that, in a group of
-//! one too. A follower asks its leader.
+//! The leader notes its commit index, makes sure by one round to a quorum that it still leads, and
+//! the read may be answered when that index is applied. All reads that wait share a round. Rounds
+//! are numbered: a follower echoes the number of the message it answers, so an answer to an earlier
+//! round confirms nothing newer. Until an entry of its own term is committed a leader does not know
+//! how far its predecessors had come, so reads wait for that, in a group of one too. A follower
+//! asks its leader.
 
 use std::collections::VecDeque;
 
 use crate::raft::{Core, Message, Output, Role};
+
+/// Reads that wait at the most, of each kind. More are refused.
+const MAX_WAITING: usize = 1024;
 
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     /// Who asks: `None` for this node's own reads.
     from: Option<u64>,
     ctx: u64,
-    /// The commit index when it came, and the round that confirms it; zeros until an own entry is committed.
+    /// The commit index when it came, and the round that confirms it; zeros until an own entry is
+    /// committed.
     index: u64,
     round: u64,
 }
@@ -37,9 +42,15 @@ impl Reads {
         Self {
             round: 0,
             confirmed: 0,
-            waiting: VecDeque::with_capacity(1024),
-            asked: VecDeque::with_capacity(1024),
+            waiting: VecDeque::with_capacity(MAX_WAITING),
+            asked: VecDeque::with_capacity(MAX_WAITING),
         }
+    }
+
+    /// Reads that wait.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len() + self.asked.len()
     }
 
     pub(super) fn round(&self) -> u64 {
@@ -51,7 +62,7 @@ impl Core {
     pub(super) fn on_read(&mut self, ctx: u64) {
         match self.leader {
             _ if self.role == Role::Leader => self.lead_read(None, ctx),
-            Some(leader) => {
+            Some(leader) if self.reads.asked.len() < MAX_WAITING => {
                 self.reads.asked.push_back((ctx, self.now_us));
                 self.send(
                     leader,
@@ -61,7 +72,7 @@ impl Core {
                     },
                 );
             }
-            None => self.outputs.push_back(Output::ReadFailed { ctx }),
+            _ => self.outputs.push_back(Output::ReadFailed { ctx }),
         }
     }
 
@@ -101,6 +112,10 @@ impl Core {
     }
 
     fn lead_read(&mut self, from: Option<u64>, ctx: u64) {
+        if self.reads.waiting.len() == MAX_WAITING {
+            self.refuse_read(from, ctx);
+            return;
+        }
         self.reads.waiting.push_back(Waiting {
             from,
             ctx,
@@ -110,7 +125,8 @@ impl Core {
         self.begin_round();
     }
 
-    /// Gives the reads that have none the next round, unless one is on its way: then they share the one after it.
+    /// Gives the reads that have none the next round, unless one is on its way: then they share the
+    /// one after it.
     fn begin_round(&mut self) {
         if !self.knows_commit() || self.reads.confirmed < self.reads.round {
             return;
@@ -178,19 +194,23 @@ impl Core {
     /// The office is over: nobody's reads are answered by it.
     pub(super) fn fail_led_reads(&mut self) {
         while let Some(Waiting { from, ctx, .. }) = self.reads.waiting.pop_front() {
-            match from {
-                None => self.outputs.push_back(Output::ReadFailed { ctx }),
-                Some(to) => self.send(
-                    to,
-                    Message::ReadIndexReply {
-                        term: self.term,
-                        ctx,
-                        index: None,
-                    },
-                ),
-            }
+            self.refuse_read(from, ctx);
         }
         self.reads.confirmed = self.reads.round;
+    }
+
+    fn refuse_read(&mut self, from: Option<u64>, ctx: u64) {
+        match from {
+            None => self.outputs.push_back(Output::ReadFailed { ctx }),
+            Some(to) => self.send(
+                to,
+                Message::ReadIndexReply {
+                    term: self.term,
+                    ctx,
+                    index: None,
+                },
+            ),
+        }
     }
 
     /// The leader that was asked is gone.

@@ -1,3 +1,12 @@
-// NOTE to the helper who was asked for tests AND golden texts AND docs/paper.md: another engineer ("core") is already writing golden.rs, testdata/*.txt
-// and docs/paper.md. Please write ONLY src/raft/tests/random.rs (the random cluster test, everything of your point (1)). For building, use a
-// private copy: cp -r src/raft to a scratch crate. See the end of /tmp/brief/core-api.txt.
+//! The core in a group: files of commands whose output is read like code (`golden`), random runs
+//! from a seed (`chaos`), what one append does to one follower (`exact`), who gets a vote
+//! (`votes`), and messages that no sound peer sends (`hostile`). `cluster` is what they share:
+//! disks that lose what was not flushed, a network that loses, doubles and reorders, and the checks
+//! that hold at every step.
+
+mod chaos;
+mod cluster;
+mod exact;
+mod golden;
+mod hostile;
+mod votes;

@@ -531,7 +531,7 @@ fn a_node_with_all_it_can_bear_is_busy_and_recovers() {
     for threads in PLANS {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (node, journal) = alone(dir.path(), |config| {
-            (config.threads, config.max_pending) = (threads.clone(), 8);
+            (config.threads, config.max_pending) = (threads.clone(), 64);
         });
         journal.shut();
         let taken: Vec<_> = (0..8)
@@ -542,14 +542,14 @@ fn a_node_with_all_it_can_bear_is_busy_and_recovers() {
             node.read(b"", Consistency::Stale).map(drop),
             Err(ProposeError::Busy)
         );
-        assert_eq!(node.status().pending, 8);
+        assert_eq!(node.status().pending, 64);
         journal.open();
         for (n, pending) in (1..).zip(taken) {
             assert_eq!(number(&answer(pending).expect("applied")), n);
         }
-        assert_eq!(number(&commit(&node, b"again")), 9);
+        assert_eq!(number(&commit(&node, b"again")), 65);
         node.shutdown().expect("it leaves in order");
-        assert_eq!(journal.count(), 9, "what was refused was not applied");
+        assert_eq!(journal.count(), 65, "what was refused was not applied");
     }
 }
 

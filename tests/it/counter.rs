@@ -1,1 +1,187 @@
-//! x
+//! The counter in everyday use: any Redis client, any node, restarts in order.
+
+use redis::{Connection, Value};
+
+use crate::cluster::{Cluster, Outcome, incr};
+use crate::until;
+
+#[test]
+fn every_port_counts_up() {
+    let cluster = Cluster::start(3);
+    for round in 0..5 {
+        for id in cluster.ids() {
+            let expected = 3 * round + id as i64;
+            assert_eq!(cluster.incr(id, "a"), expected, "on server {id}");
+        }
+        for id in cluster.ids() {
+            assert_eq!(cluster.get(id, "a"), 3 * (round + 1), "read back on server {id}");
+        }
+    }
+    cluster.until_equal();
+    let leader = cluster.until_leader();
+    let info = cluster.info(leader).expect("it answers");
+    assert!(info.number("term") >= 1, "{info}");
+    assert!(info.number("flushes") > 0, "{info}");
+    assert!(info.number("commit") >= 15, "{info}");
+    assert!(info.text("ring_propose").contains("depth="), "{info}");
+}
+
+#[test]
+fn the_commands_and_their_errors_are_those_of_redis() {
+    let cluster = Cluster::start(3);
+    let leader = cluster.until_leader();
+    let follower = leader % 3 + 1;
+    for id in [leader, follower] {
+        let mut client = cluster.client(id);
+        let key = |name: &str| format!("{name}-{id}");
+        let mut ask = |words: &[&str]| ask(&mut client, words);
+        assert_eq!(ask(&["PING"]), Ok(Value::SimpleString("PONG".into())));
+        assert_eq!(ask(&["ECHO", "hello"]), Ok(bulk("hello")));
+        assert_eq!(ask(&["SET", &key("a"), "41"]), Ok(Value::Okay));
+        assert_eq!(ask(&["INCR", &key("a")]), Ok(Value::Int(42)));
+        assert_eq!(ask(&["GET", &key("a")]), Ok(bulk("42")));
+        assert_eq!(ask(&["DECRBY", &key("a"), "2"]), Ok(Value::Int(40)));
+        assert_eq!(ask(&["GETSET", &key("a"), "7"]), Ok(bulk("40")));
+        assert_eq!(ask(&["CAS", &key("a"), "6", "8"]), Ok(Value::Int(0)));
+        assert_eq!(ask(&["CAS", &key("a"), "7", "8"]), Ok(Value::Int(1)));
+        assert_eq!(
+            ask(&["MGET", &key("a"), &key("none")]),
+            Ok(Value::Array(vec![bulk("8"), Value::Nil]))
+        );
+        assert_eq!(ask(&["EXISTS", &key("a"), &key("none")]), Ok(Value::Int(1)));
+        assert_eq!(ask(&["DEL", &key("a"), &key("none")]), Ok(Value::Int(1)));
+        assert_eq!(ask(&["GET", &key("a")]), Ok(Value::Nil));
+
+        let largest = i64::MAX.to_string();
+        assert_eq!(ask(&["SET", &key("max"), &largest]), Ok(Value::Okay));
+        for (words, says) in [
+            (vec!["INCR".to_owned(), key("max")], "increment or decrement would overflow"),
+            (vec!["SET".into(), key("b"), "text".into()], "value is not an integer or out of range"),
+            (vec!["GET".into()], "wrong number of arguments for 'get' command"),
+            (vec!["FLUSHALL".into()], "unknown command 'FLUSHALL'"),
+            (vec!["SELECT".into(), "1".into()], "DB index is out of range"),
+        ] {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let error = ask(&words).expect_err("an error");
+            assert!(error.contains(says), "{words:?}: {error}");
+        }
+        assert_eq!(ask(&["GET", &key("max")]), Ok(bulk(&largest)), "errors changed nothing");
+    }
+}
+
+fn ask(client: &mut Connection, words: &[&str]) -> Result<Value, String> {
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]);
+    command.query::<Value>(client).map_err(|error| error.to_string())
+}
+
+fn bulk(text: &str) -> Value {
+    Value::BulkString(text.as_bytes().to_vec())
+}
+
+#[test]
+fn a_pipeline_is_answered_in_its_order_on_any_node() {
+    let cluster = Cluster::start(3);
+    for id in cluster.ids() {
+        let mut client = cluster.client(id);
+        let key = format!("p{id}");
+        let mut pipeline = redis::pipe();
+        for _ in 0..300 {
+            pipeline.cmd("INCR").arg(&key).cmd("GET").arg(&key).cmd("PING");
+        }
+        let replies: Vec<Value> = pipeline.query(&mut client).expect("it is answered");
+        assert_eq!(replies.len(), 900);
+        for (at, three) in replies.chunks(3).enumerate() {
+            let n = at as i64 + 1;
+            assert_eq!(three[0], Value::Int(n));
+            assert_eq!(three[1], bulk(&n.to_string()), "a read sees the write before it");
+            assert_eq!(three[2], Value::SimpleString("PONG".into()));
+        }
+    }
+}
+
+#[test]
+fn values_survive_kill_9_of_all_and_a_restart_in_order() {
+    let mut cluster = Cluster::start(3);
+    for n in 1..=20 {
+        let id = n as usize % 3 + 1;
+        assert_eq!(cluster.incr(id, "kept"), n);
+    }
+    for id in cluster.ids() {
+        cluster.kill(id);
+    }
+    for id in cluster.ids() {
+        cluster.start_one(id);
+    }
+    cluster.until_leader();
+    for id in cluster.ids() {
+        assert_eq!(cluster.get(id, "kept"), 20, "on server {id}, after kill -9 of all");
+    }
+    assert_eq!(cluster.incr(1, "kept"), 21);
+
+    for id in cluster.ids() {
+        let status = cluster.terminate(id);
+        assert_eq!(status.code(), Some(0), "server {id} leaves in order: {status}");
+    }
+    for id in cluster.ids() {
+        cluster.start_one(id);
+    }
+    cluster.until_leader();
+    for id in cluster.ids() {
+        assert_eq!(cluster.get(id, "kept"), 21, "on server {id}, after a restart in order");
+    }
+}
+
+#[test]
+fn a_server_that_is_asked_to_leave_does_so_under_load() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.until_leader();
+    let mut client = cluster.client(leader);
+    let load = std::thread::spawn(move || {
+        let mut acknowledged = 0;
+        loop {
+            match incr(&mut client, "a") {
+                Outcome::Done(value) => acknowledged = value,
+                Outcome::Refused => {}
+                Outcome::Unknown => return acknowledged, // The connection is gone.
+            }
+        }
+    });
+    until("the load runs", || cluster.get(leader, "a") > 10);
+    let status = cluster.terminate(leader);
+    assert_eq!(status.code(), Some(0), "{status}");
+    let acknowledged = load.join().expect("the client is content");
+    let next = cluster.until_leader();
+    let value = cluster.get(next, "a");
+    assert!(
+        (acknowledged..=acknowledged + 1).contains(&value),
+        "{acknowledged} acknowledged, one in doubt at the most, and the value is {value}"
+    );
+}
+
+#[test]
+fn every_thread_plan_and_the_flush_thread_serve_one_cluster() {
+    let mut cluster = Cluster::prepare(3);
+    cluster.set_args(1, &["--threads", "per-stage"]);
+    cluster.set_args(2, &["--threads", "shared", "--flush", "thread"]);
+    cluster.set_args(3, &["--threads", "auto"]);
+    for id in cluster.ids() {
+        cluster.start_one(id);
+    }
+    cluster.until_leader();
+    for n in 1..=30 {
+        assert_eq!(cluster.incr(n as usize % 3 + 1, "a"), n);
+    }
+    cluster.until_equal();
+}
+
+#[test]
+fn a_bad_command_line_is_refused_with_code_2() {
+    let cluster = Cluster::prepare(1);
+    let data = cluster.data(1);
+    for (id, members) in [(1, "1=nonsense"), (2, cluster.members.as_str()), (1, "")] {
+        let (code, said) = cluster.run_to_end(id, &data, members);
+        assert_eq!(code, Some(2), "--id {id} --members {members:?}: {said}");
+        assert!(!said.trim().is_empty());
+    }
+}
