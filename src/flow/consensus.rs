@@ -78,6 +78,8 @@ struct Brain {
     durable_write: u64,
     peers_due_us: u64,
     leading: Option<u64>,
+    /// Role, term and leader as they were last told to the log.
+    shown: (Role, u64, Option<u64>),
 }
 
 struct Limits {
@@ -122,6 +124,7 @@ impl Consensus {
             durable_write: 0,
             peers_due_us: 0,
             leading: None,
+            shown: (Role::Follower, 0, None),
             limits,
         };
         brain.show();
@@ -581,7 +584,19 @@ impl Brain {
             raft::Role::Learner => Role::Learner,
         };
         let term = self.core.term();
-        self.shared.set_face(term, role, self.core.leader());
+        let leader = self.core.leader();
+        if (role, term, leader) != self.shown {
+            self.shown = (role, term, leader);
+            let node = self.shared.id.0;
+            match (role, leader) {
+                (Role::Leader, _) => tracing::info!(node, term, "leads"),
+                (_, Some(leader)) => tracing::info!(node, term, leader, "follows"),
+                // A node that is alone asks again and again.
+                (Role::Candidate, None) => tracing::debug!(node, term, "stands for election"),
+                (_, None) => tracing::info!(node, term, "knows no leader"),
+            }
+        }
+        self.shared.set_face(term, role, leader);
         if let Some(led) = self
             .leading
             .filter(|&led| led != term || role != Role::Leader)

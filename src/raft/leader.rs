@@ -73,8 +73,8 @@ impl Core {
                 let now_us = self.now_us;
                 let peer = &mut self.peers[at];
                 if !peer.window.is_empty() && now_us >= peer.moved_us + lost_after {
-                    // No answer for so long: what was in flight is lost.
-                    peer.probe(peer.matched + 1);
+                    // No answer for so long.
+                    peer.lose_in_flight();
                     peer.moved_us = now_us;
                 }
                 self.heartbeat(at);

@@ -361,7 +361,7 @@ impl Core {
         self.now_us = now_us;
         if let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == id) {
             peer.up = false;
-            peer.probe(peer.matched + 1);
+            peer.lose_in_flight();
         }
         if self.leader == Some(id) && self.role != Role::Leader {
             self.miss_leader();

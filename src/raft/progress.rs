@@ -128,7 +128,17 @@ impl Progress {
         self.told_commit = 0;
     }
 
-    /// What was in flight is taken for lost.
+    /// What was in flight is taken for lost. While the place where the logs agree is still looked
+    /// for, `matched` says nothing, and going back to it would be going back to the beginning of
+    /// the log: the probe is made again where it was.
+    pub(crate) fn lose_in_flight(&mut self) {
+        match self.mode {
+            Mode::Probe { .. } => self.probe(self.next),
+            Mode::Replicate => self.probe(self.matched + 1),
+        }
+    }
+
+    /// Looks for where the logs agree, from the entry before `next` on.
     pub(crate) fn probe(&mut self, next: u64) {
         self.next = next.max(self.matched + 1);
         self.mode = Mode::Probe { sent: false };

@@ -22,10 +22,10 @@ use crate::{DEADLINE, until, until_some};
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// Some servers of one cluster, numbered from 1.
-pub struct Cluster {
+pub(crate) struct Cluster {
     servers: Vec<Server>,
     /// The `--members` of all.
-    pub members: String,
+    pub(crate) members: String,
     dir: TempDir,
     _ports: Ports,
 }
@@ -41,7 +41,7 @@ struct Server {
 
 /// What came of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     Done(i64),
     /// Not applied, and it never will be.
     Refused,
@@ -50,10 +50,13 @@ pub enum Outcome {
 }
 
 /// The executable: `cargo test` builds examples beside the tests.
-pub fn counter() -> PathBuf {
+pub(crate) fn counter() -> PathBuf {
     static BUILD: Once = Once::new();
     let own = std::env::current_exe().expect("a test knows its own executable");
-    let profile = own.parent().and_then(Path::parent).expect("target/<profile>/deps/it-*");
+    let profile = own
+        .parent()
+        .and_then(Path::parent)
+        .expect("target/<profile>/deps/it-*");
     let path = profile.join("examples/counter");
     BUILD.call_once(|| {
         if path.exists() {
@@ -63,7 +66,10 @@ pub fn counter() -> PathBuf {
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "--example", "counter"]);
         cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-        cargo.env("CARGO_TARGET_DIR", profile.parent().expect("target/<profile>"));
+        cargo.env(
+            "CARGO_TARGET_DIR",
+            profile.parent().expect("target/<profile>"),
+        );
         if profile.ends_with("release") {
             cargo.arg("--release");
         }
@@ -76,7 +82,7 @@ pub fn counter() -> PathBuf {
 
 impl Cluster {
     /// Starts `count` servers and waits until they have a leader.
-    pub fn start(count: usize) -> Self {
+    pub(crate) fn start(count: usize) -> Self {
         let mut cluster = Self::prepare(count);
         for id in 1..=count {
             cluster.start_one(id);
@@ -86,7 +92,7 @@ impl Cluster {
     }
 
     /// Everything but the processes.
-    pub fn prepare(count: usize) -> Self {
+    pub(crate) fn prepare(count: usize) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut ports = Ports::claim();
         let servers: Vec<Server> = (1..=count)
@@ -100,7 +106,12 @@ impl Cluster {
             })
             .collect();
         let members = members(&servers);
-        Self { servers, members, dir, _ports: ports }
+        Self {
+            servers,
+            members,
+            dir,
+            _ports: ports,
+        }
     }
 
     fn server(&self, id: usize) -> &Server {
@@ -111,52 +122,53 @@ impl Cluster {
         &mut self.servers[id - 1]
     }
 
-    pub fn ids(&self) -> std::ops::RangeInclusive<usize> {
+    pub(crate) fn ids(&self) -> std::ops::RangeInclusive<usize> {
         1..=self.servers.len()
     }
 
     /// Those whose process runs, stopped or not.
-    pub fn running(&self) -> Vec<usize> {
-        self.ids().filter(|&id| self.server(id).child.is_some()).collect()
+    pub(crate) fn running(&self) -> Vec<usize> {
+        self.ids()
+            .filter(|&id| self.server(id).child.is_some())
+            .collect()
     }
 
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
-    pub fn data(&self, id: usize) -> PathBuf {
+    pub(crate) fn data(&self, id: usize) -> PathBuf {
         self.server(id).data.clone()
     }
 
     /// Puts a server's data elsewhere, before its first start.
-    pub fn set_data(&mut self, id: usize, data: PathBuf) {
+    pub(crate) fn set_data(&mut self, id: usize, data: PathBuf) {
         self.server_mut(id).data = data;
     }
 
     /// More of the command line, from the next start on.
-    pub fn set_args(&mut self, id: usize, args: &[&str]) {
+    pub(crate) fn set_args(&mut self, id: usize, args: &[&str]) {
         self.server_mut(id).more = args.iter().map(|&arg| arg.to_owned()).collect();
     }
 
-    pub fn client_port(&self, id: usize) -> u16 {
+    pub(crate) fn client_port(&self, id: usize) -> u16 {
         self.server(id).client
     }
 
-    pub fn raft_port(&self, id: usize) -> u16 {
+    pub(crate) fn raft_port(&self, id: usize) -> u16 {
         self.server(id).raft
     }
 
     /// Starts the process; see [`until_answers`](Cluster::until_answers).
-    pub fn start_one(&mut self, id: usize) {
+    pub(crate) fn start_one(&mut self, id: usize) {
         let members = self.members.clone();
         self.start_with(id, &members);
     }
 
     /// Starts the process with another list of members.
-    pub fn start_with(&mut self, id: usize, members: &str) {
+    pub(crate) fn start_with(&mut self, id: usize, members: &str) {
         let server = self.server_mut(id);
         assert!(server.child.is_none(), "server {id} runs already");
-        let log = OpenOptions::new().create(true).append(true).open(&server.log);
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&server.log);
         let log = log.expect("a log file in the temporary directory");
         let child = command(id, &server.data, members, &server.more)
             .stdin(Stdio::null())
@@ -169,7 +181,12 @@ impl Cluster {
 
     /// Runs a server that is expected to end by itself; its exit code and what it said. The servers of this
     /// cluster are left alone.
-    pub fn run_to_end(&self, id: usize, data: &Path, members: &str) -> (Option<i32>, String) {
+    pub(crate) fn run_to_end(
+        &self,
+        id: usize,
+        data: &Path,
+        members: &str,
+    ) -> (Option<i32>, String) {
         let path = self.dir.path().join(format!("run-{id}"));
         let log = File::create(&path).expect("a log file in the temporary directory");
         let child = command(id, data, members, &[])
@@ -182,7 +199,10 @@ impl Cluster {
         let status = until_some("the process ends by itself", || {
             child.0.try_wait().expect("a child can be waited for")
         });
-        (status.code(), fs::read_to_string(&path).expect("what it said"))
+        (
+            status.code(),
+            fs::read_to_string(&path).expect("what it said"),
+        )
     }
 
     fn signal(&self, id: usize, signal: Signal) {
@@ -193,20 +213,20 @@ impl Cluster {
     }
 
     /// `kill -9`.
-    pub fn kill(&mut self, id: usize) {
+    pub(crate) fn kill(&mut self, id: usize) {
         let mut child = self.server_mut(id).child.take().expect("the server runs");
         child.kill().expect("a child can be killed");
         child.wait().expect("a killed child ends");
     }
 
     /// Asks it to leave; how it left.
-    pub fn terminate(&mut self, id: usize) -> ExitStatus {
+    pub(crate) fn terminate(&mut self, id: usize) -> ExitStatus {
         self.signal(id, Signal::TERM);
         self.until_exit(id)
     }
 
     /// Waits until the process ends by itself.
-    pub fn until_exit(&mut self, id: usize) -> ExitStatus {
+    pub(crate) fn until_exit(&mut self, id: usize) -> ExitStatus {
         let mut child = self.server_mut(id).child.take().expect("the server runs");
         let mut ended = None;
         let deadline = std::time::Instant::now() + DEADLINE;
@@ -219,74 +239,87 @@ impl Cluster {
     }
 
     /// Takes its time away.
-    pub fn stall(&self, id: usize) {
+    pub(crate) fn stall(&self, id: usize) {
         self.signal(id, Signal::STOP);
     }
 
-    pub fn resume(&self, id: usize) {
+    pub(crate) fn resume(&self, id: usize) {
         self.signal(id, Signal::CONT);
     }
 
     /// What the process has logged so far, over all its lives.
-    pub fn log(&self, id: usize) -> String {
+    pub(crate) fn log(&self, id: usize) -> String {
         fs::read_to_string(&self.server(id).log).unwrap_or_default()
     }
 
     /// A connection of the `redis` crate.
-    pub fn connect(&self, id: usize) -> Result<Connection, RedisError> {
+    pub(crate) fn connect(&self, id: usize) -> Result<Connection, RedisError> {
         connect(self.client_port(id))
     }
 
     /// A connection to a server that is there.
-    pub fn client(&self, id: usize) -> Connection {
-        until_some(format_args!("server {id} takes clients"), || self.connect(id).ok())
+    pub(crate) fn client(&self, id: usize) -> Connection {
+        until_some(format_args!("server {id} takes clients"), || {
+            self.connect(id).ok()
+        })
     }
 
     /// What `INFO raft` says.
-    pub fn info(&self, id: usize) -> Option<Info> {
+    pub(crate) fn info(&self, id: usize) -> Option<Info> {
         let mut connection = self.connect(id).ok()?;
         let text: String = redis::cmd("INFO").arg("raft").query(&mut connection).ok()?;
-        let fields = text.lines().filter_map(|line| line.trim_end().split_once(':'));
-        Some(Info(fields.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()))
+        let fields = text
+            .lines()
+            .filter_map(|line| line.trim_end().split_once(':'));
+        Some(Info(
+            fields
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .collect(),
+        ))
     }
 
     /// Waits until all that run agree on one leader; says which.
-    pub fn until_leader(&self) -> usize {
+    pub(crate) fn until_leader(&self) -> usize {
         self.until_leader_of(&self.running())
     }
 
     /// Waits until these agree on a leader among them.
-    pub fn until_leader_of(&self, among: &[usize]) -> usize {
+    pub(crate) fn until_leader_of(&self, among: &[usize]) -> usize {
         until_some(format_args!("servers {among:?} have a leader"), || {
             let infos: Option<Vec<Info>> = among.iter().map(|&id| self.info(id)).collect();
             let infos = infos?;
             let leader = infos[0].number("leader") as usize;
             let at = among.iter().position(|&id| id == leader)?;
-            let agreed = infos.iter().all(|info| info.number("leader") as usize == leader);
+            let agreed = infos
+                .iter()
+                .all(|info| info.number("leader") as usize == leader);
             (agreed && infos[at].text("role") == "leader").then_some(leader)
         })
     }
 
     /// Waits until a server takes commands.
-    pub fn until_answers(&self, id: usize) {
-        until(format_args!("server {id} answers"), || self.info(id).is_some());
+    pub(crate) fn until_answers(&self, id: usize) {
+        until(format_args!("server {id} answers"), || {
+            self.info(id).is_some()
+        });
     }
 
     /// Waits until all that run have applied what the leader has.
-    pub fn until_equal(&self) {
+    pub(crate) fn until_equal(&self) {
         until("all have applied the same", || {
-            let infos: Option<Vec<Info>> = self.running().into_iter().map(|id| self.info(id)).collect();
+            let infos: Option<Vec<Info>> =
+                self.running().into_iter().map(|id| self.info(id)).collect();
             infos.is_some_and(|infos| {
                 let applied = infos[0].number("applied");
-                infos.iter().all(|info| {
-                    (info.number("applied"), info.number("last")) == (applied, applied)
-                })
+                infos
+                    .iter()
+                    .all(|info| (info.number("applied"), info.number("last")) == (applied, applied))
             })
         });
     }
 
     /// Repeats a command that changes nothing, or whose repetition changes nothing, until it is answered.
-    pub fn ask<T: FromRedisValue>(&self, id: usize, command: &[&str]) -> T {
+    pub(crate) fn ask<T: FromRedisValue>(&self, id: usize, command: &[&str]) -> T {
         until_some(format_args!("server {id} answers {command:?}"), || {
             let mut connection = self.connect(id).ok()?;
             let mut asked = redis::cmd(command[0]);
@@ -300,20 +333,21 @@ impl Cluster {
         })
     }
 
-    pub fn get(&self, id: usize, key: &str) -> i64 {
+    pub(crate) fn get(&self, id: usize, key: &str) -> i64 {
         self.ask::<Option<i64>>(id, &["GET", key]).unwrap_or(0)
     }
 
     /// Increments once for certain: refused attempts are repeated; an unknown outcome fails the test.
-    pub fn incr(&self, id: usize, key: &str) -> i64 {
+    pub(crate) fn incr(&self, id: usize, key: &str) -> i64 {
         let mut connection = self.client(id);
-        until_some(format_args!("server {id} increments {key}"), || {
-            match incr(&mut connection, key) {
+        until_some(
+            format_args!("server {id} increments {key}"),
+            || match incr(&mut connection, key) {
                 Outcome::Done(value) => Some(value),
                 Outcome::Refused => None,
                 Outcome::Unknown => panic!("INCR {key} on server {id} ended in doubt, undisturbed"),
-            }
-        })
+            },
+        )
     }
 }
 
@@ -326,14 +360,25 @@ fn members(servers: &[Server]) -> String {
 
 fn command(id: usize, data: &Path, members: &str, more: &[String]) -> Command {
     let mut command = Command::new(counter());
-    command.arg("serve").args(["--id", &id.to_string()]).arg("--data").arg(data);
-    command.args(["--members", members, "--election-timeout", "300ms", "--segment-mib", "4"]);
+    command
+        .arg("serve")
+        .args(["--id", &id.to_string()])
+        .arg("--data")
+        .arg(data);
+    command.args([
+        "--members",
+        members,
+        "--election-timeout",
+        "300ms",
+        "--segment-mib",
+        "4",
+    ]);
     command.args(["--log", "info"]).args(more);
     command.env("RUST_BACKTRACE", "1");
     command
 }
 
-fn connect(port: u16) -> Result<Connection, RedisError> {
+pub(crate) fn connect(port: u16) -> Result<Connection, RedisError> {
     let client = redis::Client::open(format!("redis://127.0.0.1:{port}/"))?;
     let connection = client.get_connection_with_timeout(CLIENT_TIMEOUT)?;
     connection.set_read_timeout(Some(CLIENT_TIMEOUT))?;
@@ -342,7 +387,7 @@ fn connect(port: u16) -> Result<Connection, RedisError> {
 }
 
 /// One attempt.
-pub fn incr(connection: &mut Connection, key: &str) -> Outcome {
+pub(crate) fn incr(connection: &mut Connection, key: &str) -> Outcome {
     match redis::cmd("INCR").arg(key).query::<i64>(connection) {
         Ok(value) => Outcome::Done(value),
         Err(error) if error.code() == Some("TRYAGAIN") => Outcome::Refused,
@@ -364,7 +409,11 @@ impl Drop for Cluster {
                 let log = self.log(id);
                 let lines: Vec<&str> = log.lines().collect();
                 let tail = &lines[lines.len().saturating_sub(60)..];
-                println!("--- server {id}, its last {} lines\n{}", tail.len(), tail.join("\n"));
+                println!(
+                    "--- server {id}, its last {} lines\n{}",
+                    tail.len(),
+                    tail.join("\n")
+                );
             }
         }
     }
@@ -382,17 +431,20 @@ impl Drop for Guard {
 
 /// The fields of `INFO raft`.
 #[derive(Clone, Debug)]
-pub struct Info(HashMap<String, String>);
+pub(crate) struct Info(HashMap<String, String>);
 
 impl Info {
-    pub fn text(&self, field: &str) -> &str {
+    pub(crate) fn text(&self, field: &str) -> &str {
         self.0.get(field).map_or("", String::as_str)
     }
 
-    pub fn number(&self, field: &str) -> u64 {
-        self.text(field)
-            .parse()
-            .unwrap_or_else(|_| panic!("INFO says {field}:{:?}, not a number: {self}", self.text(field)))
+    pub(crate) fn number(&self, field: &str) -> u64 {
+        self.text(field).parse().unwrap_or_else(|_| {
+            panic!(
+                "INFO says {field}:{:?}, not a number: {self}",
+                self.text(field)
+            )
+        })
     }
 }
 

@@ -14,7 +14,11 @@ fn every_port_counts_up() {
             assert_eq!(cluster.incr(id, "a"), expected, "on server {id}");
         }
         for id in cluster.ids() {
-            assert_eq!(cluster.get(id, "a"), 3 * (round + 1), "read back on server {id}");
+            assert_eq!(
+                cluster.get(id, "a"),
+                3 * (round + 1),
+                "read back on server {id}"
+            );
         }
     }
     cluster.until_equal();
@@ -55,24 +59,42 @@ fn the_commands_and_their_errors_are_those_of_redis() {
         let largest = i64::MAX.to_string();
         assert_eq!(ask(&["SET", &key("max"), &largest]), Ok(Value::Okay));
         for (words, says) in [
-            (vec!["INCR".to_owned(), key("max")], "increment or decrement would overflow"),
-            (vec!["SET".into(), key("b"), "text".into()], "value is not an integer or out of range"),
-            (vec!["GET".into()], "wrong number of arguments for 'get' command"),
+            (
+                vec!["INCR".to_owned(), key("max")],
+                "increment or decrement would overflow",
+            ),
+            (
+                vec!["SET".into(), key("b"), "text".into()],
+                "value is not an integer or out of range",
+            ),
+            (
+                vec!["GET".into()],
+                "wrong number of arguments for 'get' command",
+            ),
             (vec!["FLUSHALL".into()], "unknown command 'FLUSHALL'"),
-            (vec!["SELECT".into(), "1".into()], "DB index is out of range"),
+            (
+                vec!["SELECT".into(), "1".into()],
+                "DB index is out of range",
+            ),
         ] {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             let error = ask(&words).expect_err("an error");
             assert!(error.contains(says), "{words:?}: {error}");
         }
-        assert_eq!(ask(&["GET", &key("max")]), Ok(bulk(&largest)), "errors changed nothing");
+        assert_eq!(
+            ask(&["GET", &key("max")]),
+            Ok(bulk(&largest)),
+            "errors changed nothing"
+        );
     }
 }
 
 fn ask(client: &mut Connection, words: &[&str]) -> Result<Value, String> {
     let mut command = redis::cmd(words[0]);
     command.arg(&words[1..]);
-    command.query::<Value>(client).map_err(|error| error.to_string())
+    command
+        .query::<Value>(client)
+        .map_err(|error| error.to_string())
 }
 
 fn bulk(text: &str) -> Value {
@@ -87,14 +109,23 @@ fn a_pipeline_is_answered_in_its_order_on_any_node() {
         let key = format!("p{id}");
         let mut pipeline = redis::pipe();
         for _ in 0..300 {
-            pipeline.cmd("INCR").arg(&key).cmd("GET").arg(&key).cmd("PING");
+            pipeline
+                .cmd("INCR")
+                .arg(&key)
+                .cmd("GET")
+                .arg(&key)
+                .cmd("PING");
         }
         let replies: Vec<Value> = pipeline.query(&mut client).expect("it is answered");
         assert_eq!(replies.len(), 900);
         for (at, three) in replies.chunks(3).enumerate() {
             let n = at as i64 + 1;
             assert_eq!(three[0], Value::Int(n));
-            assert_eq!(three[1], bulk(&n.to_string()), "a read sees the write before it");
+            assert_eq!(
+                three[1],
+                bulk(&n.to_string()),
+                "a read sees the write before it"
+            );
             assert_eq!(three[2], Value::SimpleString("PONG".into()));
         }
     }
@@ -115,20 +146,32 @@ fn values_survive_kill_9_of_all_and_a_restart_in_order() {
     }
     cluster.until_leader();
     for id in cluster.ids() {
-        assert_eq!(cluster.get(id, "kept"), 20, "on server {id}, after kill -9 of all");
+        assert_eq!(
+            cluster.get(id, "kept"),
+            20,
+            "on server {id}, after kill -9 of all"
+        );
     }
     assert_eq!(cluster.incr(1, "kept"), 21);
 
     for id in cluster.ids() {
         let status = cluster.terminate(id);
-        assert_eq!(status.code(), Some(0), "server {id} leaves in order: {status}");
+        assert_eq!(
+            status.code(),
+            Some(0),
+            "server {id} leaves in order: {status}"
+        );
     }
     for id in cluster.ids() {
         cluster.start_one(id);
     }
     cluster.until_leader();
     for id in cluster.ids() {
-        assert_eq!(cluster.get(id, "kept"), 21, "on server {id}, after a restart in order");
+        assert_eq!(
+            cluster.get(id, "kept"),
+            21,
+            "on server {id}, after a restart in order"
+        );
     }
 }
 

@@ -12,7 +12,7 @@ const BLOCK: u16 = 16;
 
 /// A block of ports that nobody else uses.
 #[derive(Debug)]
-pub struct Ports {
+pub(crate) struct Ports {
     first: u16,
     taken: u16,
     _claim: TcpListener,
@@ -20,7 +20,7 @@ pub struct Ports {
 
 impl Ports {
     /// Finds a block that nobody holds.
-    pub fn claim() -> Self {
+    pub(crate) fn claim() -> Self {
         let blocks = (LAST - FIRST) / BLOCK;
         // Processes begin at different places; it is the claim that keeps them apart.
         let start = (std::process::id() as u16).wrapping_mul(31) % blocks;
@@ -38,7 +38,7 @@ impl Ports {
     }
 
     /// The next port that is free at this moment.
-    pub fn next(&mut self) -> u16 {
+    pub(crate) fn next(&mut self) -> u16 {
         loop {
             self.taken += 1;
             assert!(self.taken < BLOCK, "a block has no more than {BLOCK} ports");

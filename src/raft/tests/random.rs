@@ -89,6 +89,8 @@ struct Weather {
     delay_us: u64,
     disk_us: u64,
     tick_late_us: u64,
+    /// Between two misfortunes, at most.
+    pause_us: u64,
 }
 
 impl Weather {
@@ -96,22 +98,31 @@ impl Weather {
         Self {
             lose: [0, 0, 20, 100, 300][rng.below(5) as usize],
             double: [0, 50, 300][rng.below(3) as usize],
-            straggle: [0, 20, 100][rng.below(3) as usize],
+            straggle: [0, 50, 300][rng.below(3) as usize],
             delay_us: [500, 5_000, 30_000][rng.below(3) as usize],
             disk_us: [200, 5_000, 40_000][rng.below(3) as usize],
             tick_late_us: [1, 1_000, 50_000][rng.below(3) as usize],
+            pause_us: [100_000, 300_000, 900_000][rng.below(3) as usize],
         }
     }
 
     fn good() -> Self {
-        Self { lose: 0, double: 0, straggle: 0, delay_us: 500, disk_us: 500, tick_late_us: 1 }
+        Self {
+            lose: 0,
+            double: 0,
+            straggle: 0,
+            delay_us: 500,
+            disk_us: 500,
+            tick_late_us: 1,
+            pause_us: 0,
+        }
     }
 }
 
 #[derive(Clone, Debug)]
 enum Event {
     Arrives { from: u64, to: u64, message: Message, entries: Vec<Entry> },
-    Tick { at: u64, life: u64 },
+    Tick { at: u64, life: u64, due: u64 },
     /// The disk has everything up to `upto`; the core does not know yet.
     Flushed { at: u64, life: u64, upto: u64 },
     Persisted { at: u64, life: u64, upto: u64 },
@@ -216,7 +227,7 @@ impl World {
         }
         match event {
             Event::Arrives { from, to, message, entries } => self.arrives(from, to, message, &entries),
-            Event::Tick { at, life } => self.tick(at, life),
+            Event::Tick { at, life, due } => self.tick(at, life, due),
             Event::Flushed { at, life, upto } => self.flushed(at, life, upto),
             Event::Persisted { at, life, upto } if self.machine(at).life == life => {
                 self.tell(|| format!("{at} persisted to {upto}"));
@@ -224,6 +235,11 @@ impl World {
             }
             Event::Connection { at, life, peer, up } if self.machine(at).life == life => {
                 self.tell(|| format!("{at} peer {peer} {}", if up { "up" } else { "down" }));
+                let lost = &mut self.machine(at).lost;
+                lost.retain(|id| *id != peer);
+                if !up {
+                    lost.push(peer);
+                }
                 self.call(at, |core, now, log| match up {
                     true => core.peer_up(now, peer, log),
                     false => core.peer_down(now, peer),
@@ -279,9 +295,9 @@ impl World {
         self.after(down_us, Event::Starts { at });
     }
 
-    fn tick(&mut self, at: u64, life: u64) {
-        if self.machine(at).life != life {
-            return;
+    fn tick(&mut self, at: u64, life: u64, due: u64) {
+        if self.machine(at).life != life || self.machine(at).tick_at != due {
+            return; // Another one was planned for an earlier time.
         }
         self.machine(at).tick_at = u64::MAX;
         self.call(at, Core::tick);
@@ -408,15 +424,14 @@ impl World {
         self.flush(id);
         let machine = &self.machines[place];
         let core = machine.core.as_ref().expect("it lives");
-        Laws::holds_of(machine, core, &self.rules);
+        self.laws.holds_of(&self.machines, id, &self.rules);
         let due = core.next_deadline().saturating_sub(machine.clock_offset_us).max(self.now_us);
         if due < machine.tick_at {
-            let due = due + self.rng.below(self.weather.tick_late_us);
             let machine = self.machine(id);
             machine.tick_at = due;
             let life = machine.life;
-            let wait = due - self.now_us;
-            self.after(wait, Event::Tick { at: id, life });
+            let wait = due - self.now_us + self.rng.below(self.weather.tick_late_us);
+            self.after(wait, Event::Tick { at: id, life, due });
         }
     }
 
@@ -513,10 +528,15 @@ impl World {
             return;
         }
         let leader = self.ids().filter(|id| self.machines[*id as usize - 1].leads()).last();
-        let mut whom = self.any();
-        if self.chance(400) {
-            whom = leader.unwrap_or(whom);
-        }
+        let busy = self.machines.iter().find(|machine| !machine.disk.is_idle());
+        let busy = busy.map(|machine| machine.id);
+        // Those who have something to lose are hit more often.
+        let whom = match self.rng.below(10) {
+            0..4 => leader,
+            4..6 => busy,
+            _ => None,
+        };
+        let whom = whom.unwrap_or_else(|| self.any());
         let now_us = self.now_us;
         match self.rng.below(9) {
             0 | 1 if self.machine(whom).core.is_some() => self.crash(whom),
@@ -558,7 +578,7 @@ impl World {
                 }
             }
         }
-        let wait = self.rng.below(150_000);
+        let wait = self.rng.below(self.weather.pause_us);
         self.after(wait, Event::Misfortune);
     }
 
@@ -609,12 +629,13 @@ impl World {
             self.start(id);
         }
         self.join_all();
-        // Whatever was believed of connections, now they are there. Late news of a broken one is
-        // followed by that of a new one.
-        for id in self.ids() {
-            for peer in self.ids().filter(|peer| *peer != id) {
-                let life = self.machine(id).life;
-                self.after(6_000, Event::Connection { at: id, life, peer, up: true });
+        // Who believes that a connection is lost learns better. The others have no reason to try
+        // anew, and must find out by themselves what the storm took.
+        self.events.retain(|_, event| !matches!(event, Event::Connection { .. }));
+        for at in self.ids() {
+            let life = self.machine(at).life;
+            for peer in std::mem::take(&mut self.machine(at).lost) {
+                self.after(1_000, Event::Connection { at, life, peer, up: true });
             }
         }
     }
@@ -686,7 +707,9 @@ fn run(seed: u64, tells: bool) -> Sum {
     assert!(before + 10 <= world.laws.committed.last(), "what was proposed is committed");
     assert!(answered > 0, "reads are answered");
 
-    // Nobody wants anything: a heartbeat and its answer for each, and the same leader.
+    // Nobody wants anything: a heartbeat and its answer for each, and the same leader. What was
+    // overtaken on its way, and sent again for that, is done by then.
+    world.run_for(ELECTION_US);
     let (sent, elections) = (world.sent, world.laws.elections);
     world.run_for(10 * HEARTBEAT_US);
     let quiet = 2 * 11 * (world.machines.len() as u64 - 1);

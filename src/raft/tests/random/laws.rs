@@ -1,8 +1,8 @@
 //! What must hold at every step, whatever happens (Raft paper, figure 3, and what the disk adds).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use crate::raft::{Append, Core, Membership, Message, Outcome};
+use crate::raft::{Append, Membership, Message, Outcome};
 
 use super::Rules;
 use super::machine::{Entry, Log, Machine, runs_of};
@@ -10,7 +10,7 @@ use super::machine::{Entry, Log, Machine, runs_of};
 #[derive(Debug, Default)]
 pub(super) struct Laws {
     /// Who led a term, and the log of that office.
-    offices: HashMap<u64, (u64, Log)>,
+    offices: BTreeMap<u64, (u64, Log)>,
     /// For whom a node voted in a term, by what it said: `(node, term)`.
     votes: HashMap<(u64, u64), u64>,
     /// The chain of the entry of an index and a term, wherever it stands.
@@ -107,7 +107,12 @@ impl Laws {
             assert!(message.term() <= term, "{from} has {term} on disk and says {message}");
         }
         match *message {
-            Message::Vote { pre: false, term, .. } => self.votes_for(machine, term, from),
+            Message::Vote { pre, term, .. } => {
+                assert!(is_voter(&rules.membership, from), "{from} is a learner and stands");
+                if !pre {
+                    self.votes_for(machine, term, from);
+                }
+            }
             Message::VoteReply { pre: false, granted: true, term } => {
                 self.votes_for(machine, term, to);
             }
@@ -157,22 +162,33 @@ impl Laws {
     }
 
     /// What a core says of itself agrees with what it did.
-    pub(super) fn holds_of(machine: &Machine, core: &Core, rules: &Rules) {
-        let id = machine.id;
+    pub(super) fn holds_of(&self, machines: &[Machine], id: u64, rules: &Rules) {
+        let machine = &machines[id as usize - 1];
+        let core = machine.core.as_ref().expect("it has just spoken");
         assert_eq!(core.last_index(), machine.log.last(), "{id} knows its log's end");
         let open = machine.log.bytes_after(machine.commit.max(core.term_start().saturating_sub(1)));
         let counted = core.uncommitted_bytes();
-        if core.is_leader() {
-            // Batches are counted as a whole until their last entry is committed.
-            let batch = rules.max_batch_bytes();
-            assert!((open..=open + batch).contains(&counted), "{id} counts {counted} for {open}");
-        } else {
+        if !core.is_leader() {
             assert_eq!(counted, 0, "{id} does not lead");
+            return; // What it knew of its peers is of an office that is over.
         }
+        // Batches are counted as a whole until their last entry is committed.
+        let batch = rules.max_batch_bytes();
+        assert!((open..=open + batch).contains(&counted), "{id} counts {counted} for {open}");
         for (peer, matched, next, bytes, _) in core.peers() {
             assert!(matched < next && next <= core.last_index() + 1, "{id}: {peer} {matched} {next}");
             let limit = rules.max_inflight_bytes.max(rules.max_entry_bytes);
             assert!(bytes <= limit, "{id} has {bytes} bytes on their way to {peer}");
+            // Nobody has others truncate what the latest leader has counted.
+            if self.offices.last_key_value().is_some_and(|office| *office.0 == core.term()) {
+                let theirs = machines[peer as usize - 1].disk.log.chain(matched);
+                let own = machine.log.chain(matched);
+                assert_eq!(own, theirs, "{id} counts {matched} of {peer}");
+            }
         }
     }
+}
+
+fn is_voter(membership: &Membership, id: u64) -> bool {
+    membership.voters.contains(&id) || membership.outgoing.contains(&id)
 }

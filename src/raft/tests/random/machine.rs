@@ -192,6 +192,8 @@ pub(super) struct Machine {
     pub(super) commit: u64,
     /// Reads without an answer: the context, and the index below which an answer would be stale.
     pub(super) reads: Vec<(u64, u64)>,
+    /// To whom it was told that its connection is gone.
+    pub(super) lost: Vec<u64>,
     /// Counts the restarts: what was meant for an earlier life is not for this one.
     pub(super) life: u64,
     /// Its clock began so long before the world's.
@@ -214,6 +216,7 @@ impl Machine {
             disk: Disk::default(),
             commit: 0,
             reads: Vec::new(),
+            lost: Vec::new(),
             life: 0,
             clock_offset_us: 0,
             flushing: false,
@@ -246,6 +249,7 @@ impl Machine {
         self.core = None;
         self.disk.crash(rng);
         self.reads.clear();
+        self.lost.clear();
         self.flushing = false;
         self.tick_at = u64::MAX;
         self.stopped_until = 0;
