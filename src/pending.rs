@@ -363,7 +363,10 @@ impl Table {
     /// Whether every request has its answer, heard or not.
     pub(crate) fn all_answered(&self) -> bool {
         let open = |slot: &CachePadded<Slot>| {
-            matches!(slot.state.load(Ordering::Acquire) & PHASE, OPEN | FILLING | LEFT)
+            matches!(
+                slot.state.load(Ordering::Acquire) & PHASE,
+                OPEN | FILLING | LEFT
+            )
         };
         self.taken() == 0 || !self.slots.iter().any(open)
     }

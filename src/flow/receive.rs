@@ -49,6 +49,11 @@ impl Inbound {
         self.held && self.small.room() > RESERVE && self.bulk.room() > 0
     }
 
+    /// A new look at the sockets: what is on hold is offered again in it.
+    pub(crate) fn begin(&mut self) {
+        self.held = false;
+    }
+
     pub(crate) fn on(&mut self, event: Event<'_>) -> Handled {
         let handled = match event {
             Event::Up { peer, incarnation } => {
@@ -76,7 +81,7 @@ impl Inbound {
                 ..
             } => self.frame(peer, kind, head, body),
         };
-        self.held = handled == Handled::Hold;
+        self.held |= handled == Handled::Hold;
         handled
     }
 

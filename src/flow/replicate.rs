@@ -112,6 +112,7 @@ impl<L: Link> Network<L> {
     /// Takes what the sockets have, sleeping for it for `timeout` at the most.
     pub(crate) fn receive(&mut self, timeout: Option<Duration>) -> Result<usize, Fault> {
         let Self { link, inbound, .. } = self;
+        inbound.begin();
         link.poll(timeout, &mut |event| inbound.on(event))
             .map_err(|error| Fault::Network(format!("waiting for sockets: {error}").into()))
     }

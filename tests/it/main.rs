@@ -1,5 +1,6 @@
 //! The product from outside: nodes in this process through the public API (`api`), and the counter
-//! example as real processes that are killed, stopped, starved and lied to (`counter`, `faults`).
+//! example as real processes (`counter`) that are killed, stopped, starved (`faults`) and lied to
+//! (`strangers`); `cluster`, `load` and `ports` are what these stand on. `tidy` looks at the sources.
 //!
 //! Nothing here sleeps for a fixed time: a test waits for a condition and fails when the condition
 //! has not come by [`DEADLINE`].
@@ -8,7 +9,9 @@ mod api;
 mod cluster;
 mod counter;
 mod faults;
+mod load;
 mod ports;
+mod strangers;
 mod tidy;
 
 use std::fmt::Display;

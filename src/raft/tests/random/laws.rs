@@ -24,7 +24,10 @@ impl Laws {
     /// Election safety, and leader completeness: its log holds all that was committed before.
     pub(super) fn leads(&mut self, machine: &Machine, term: u64) {
         let id = machine.id;
-        let (leader, _) = self.offices.entry(term).or_insert_with(|| (id, machine.log.clone()));
+        let (leader, _) = self
+            .offices
+            .entry(term)
+            .or_insert_with(|| (id, machine.log.clone()));
         assert_eq!((*leader, id), (id, id), "two leaders of term {term}");
         let last = self.committed.last();
         assert_eq!(
@@ -38,7 +41,11 @@ impl Laws {
 
     /// The leader of `term` appended.
     pub(super) fn office_appends(&mut self, term: u64, entry: Entry) {
-        self.offices.get_mut(&term).expect("the leader has taken office").1.push(entry);
+        self.offices
+            .get_mut(&term)
+            .expect("the leader has taken office")
+            .1
+            .push(entry);
     }
 
     /// Log matching: one index and one term, one entry, and the same entries before it.
@@ -46,27 +53,63 @@ impl Laws {
         let (id, index) = (machine.id, machine.log.last() + 1);
         let before = machine.log.chain(index - 1);
         let joined = Entry::after(before, entry.term, entry.id, entry.bytes);
-        assert_eq!(joined.chain, entry.chain, "{id} appends {index} to what is not before it");
-        assert!(machine.log.term(index - 1) <= entry.term, "terms fall at {index} of {id}");
-        let chain = *self.chains.entry((index, entry.term)).or_insert(entry.chain);
-        assert_eq!(chain, entry.chain, "two entries at {index} of term {}", entry.term);
+        assert_eq!(
+            joined.chain, entry.chain,
+            "{id} appends {index} to what is not before it"
+        );
+        assert!(
+            machine.log.term(index - 1) <= entry.term,
+            "terms fall at {index} of {id}"
+        );
+        let chain = *self
+            .chains
+            .entry((index, entry.term))
+            .or_insert(entry.chain);
+        assert_eq!(
+            chain, entry.chain,
+            "two entries at {index} of term {}",
+            entry.term
+        );
     }
 
     pub(super) fn truncates(&self, machine: &Machine, after: u64) {
         let id = machine.id;
-        assert!(machine.commit <= after, "{id} truncates after {after}, below {}", machine.commit);
-        let (has, committed) = (machine.log.chain(after + 1), self.committed.chain(after + 1));
+        assert!(
+            machine.commit <= after,
+            "{id} truncates after {after}, below {}",
+            machine.commit
+        );
+        let (has, committed) = (
+            machine.log.chain(after + 1),
+            self.committed.chain(after + 1),
+        );
         assert!(has != 0, "{id} truncates after {after}, which is its end");
-        assert_ne!(has, committed, "{id} truncates {}, which is committed", after + 1);
+        assert_ne!(
+            has,
+            committed,
+            "{id} truncates {}, which is committed",
+            after + 1
+        );
     }
 
     pub(super) fn commits(&mut self, machines: &[Machine], id: u64, index: u64) {
         let machine = &machines[id as usize - 1];
         let core = machine.core.as_ref().expect("it has just spoken");
-        assert!(machine.commit < index, "{id} commits {index} after {}", machine.commit);
-        assert!(index <= machine.log.last(), "{id} commits {index}, beyond its log");
+        assert!(
+            machine.commit < index,
+            "{id} commits {index} after {}",
+            machine.commit
+        );
+        assert!(
+            index <= machine.log.last(),
+            "{id} commits {index}, beyond its log"
+        );
         if core.is_leader() {
-            assert_eq!(machine.log.term(index), core.term(), "{id} commits {index} of old");
+            assert_eq!(
+                machine.log.term(index),
+                core.term(),
+                "{id} commits {index} of old"
+            );
         }
         for &entry in machine.log.between(self.committed.last().min(index), index) {
             self.committed.push(entry);
@@ -92,7 +135,14 @@ impl Laws {
         }
     }
 
-    pub(super) fn sends(&mut self, machines: &[Machine], from: u64, to: u64, message: &Message, rules: &Rules) {
+    pub(super) fn sends(
+        &mut self,
+        machines: &[Machine],
+        from: u64,
+        to: u64,
+        message: &Message,
+        rules: &Rules,
+    ) {
         let machine = &machines[from as usize - 1];
         let core = machine.core.as_ref().expect("it has just spoken");
         // Who asks whether it would be elected, or for a read, promises nothing.
@@ -103,24 +153,44 @@ impl Laws {
             _ => true,
         };
         if promises {
-            let term = machine.disk.term.max(machine.disk.log.term(machine.disk.log.last()));
-            assert!(message.term() <= term, "{from} has {term} on disk and says {message}");
+            let term = machine
+                .disk
+                .term
+                .max(machine.disk.log.term(machine.disk.log.last()));
+            assert!(
+                message.term() <= term,
+                "{from} has {term} on disk and says {message}"
+            );
         }
         match *message {
             Message::Vote { pre, term, .. } => {
-                assert!(is_voter(&rules.membership, from), "{from} is a learner and stands");
+                assert!(
+                    is_voter(&rules.membership, from),
+                    "{from} is a learner and stands"
+                );
                 if !pre {
                     self.votes_for(machine, term, from);
                 }
             }
-            Message::VoteReply { pre: false, granted: true, term } => {
+            Message::VoteReply {
+                pre: false,
+                granted: true,
+                term,
+            } => {
                 self.votes_for(machine, term, to);
             }
             Message::Append(ref append) => {
-                assert!(core.is_leader() && append.term == core.term(), "{from} sends {append:?}");
+                assert!(
+                    core.is_leader() && append.term == core.term(),
+                    "{from} sends {append:?}"
+                );
                 Self::sends_entries(machine, append, rules);
             }
-            Message::AppendReply { term, outcome: Outcome::Matched { index }, .. } => {
+            Message::AppendReply {
+                term,
+                outcome: Outcome::Matched { index },
+                ..
+            } => {
                 let (leader, office) = &self.offices[&term];
                 assert_eq!(*leader, to, "{from} answers who does not lead term {term}");
                 assert_eq!(
@@ -130,7 +200,10 @@ impl Laws {
                 );
             }
             Message::Heartbeat { term, commit, .. } => {
-                assert!(core.is_leader() && term == core.term(), "{from} sends {message}");
+                assert!(
+                    core.is_leader() && term == core.term(),
+                    "{from} sends {message}"
+                );
                 assert_eq!(
                     machines[to as usize - 1].disk.log.chain(commit),
                     self.committed.chain(commit),
@@ -146,27 +219,51 @@ impl Laws {
         let vote = *self.votes.entry((id, term)).or_insert(whom);
         assert_eq!(vote, whom, "{id} votes a second time in term {term}");
         let saved = (machine.disk.term, machine.disk.vote);
-        assert_eq!(saved, (term, Some(whom)), "the vote of {id} is on disk before it is given");
+        assert_eq!(
+            saved,
+            (term, Some(whom)),
+            "the vote of {id} is on disk before it is given"
+        );
     }
 
     fn sends_entries(machine: &Machine, append: &Append, rules: &Rules) {
         let (id, prev) = (machine.id, append.prev_index);
-        assert_eq!(machine.log.term(prev), append.prev_term, "{id} names its entry {prev}");
-        assert!(prev <= append.last && append.last <= machine.log.last(), "{id} sends {append:?}");
+        assert_eq!(
+            machine.log.term(prev),
+            append.prev_term,
+            "{id} names its entry {prev}"
+        );
+        assert!(
+            prev <= append.last && append.last <= machine.log.last(),
+            "{id} sends {append:?}"
+        );
         let entries = machine.log.between(prev, append.last);
-        assert_eq!(runs_of(prev, entries), Some(append.runs), "{id} names the terms it sends");
+        assert_eq!(
+            runs_of(prev, entries),
+            Some(append.runs),
+            "{id} names the terms it sends"
+        );
         let bytes: u64 = entries.iter().map(|entry| entry.bytes).sum();
         assert_eq!(bytes, append.bytes, "{id} counts the bytes it sends");
         let limit = rules.max_append_bytes.min(rules.max_inflight_bytes);
-        assert!(bytes <= limit || entries.len() == 1, "{id} sends {bytes} bytes at once");
+        assert!(
+            bytes <= limit || entries.len() == 1,
+            "{id} sends {bytes} bytes at once"
+        );
     }
 
     /// What a core says of itself agrees with what it did.
     pub(super) fn holds_of(&self, machines: &[Machine], id: u64, rules: &Rules) {
         let machine = &machines[id as usize - 1];
         let core = machine.core.as_ref().expect("it has just spoken");
-        assert_eq!(core.last_index(), machine.log.last(), "{id} knows its log's end");
-        let open = machine.log.bytes_after(machine.commit.max(core.term_start().saturating_sub(1)));
+        assert_eq!(
+            core.last_index(),
+            machine.log.last(),
+            "{id} knows its log's end"
+        );
+        let open = machine
+            .log
+            .bytes_after(machine.commit.max(core.term_start().saturating_sub(1)));
         let counted = core.uncommitted_bytes();
         if !core.is_leader() {
             assert_eq!(counted, 0, "{id} does not lead");
@@ -174,13 +271,26 @@ impl Laws {
         }
         // Batches are counted as a whole until their last entry is committed.
         let batch = rules.max_batch_bytes();
-        assert!((open..=open + batch).contains(&counted), "{id} counts {counted} for {open}");
+        assert!(
+            (open..=open + batch).contains(&counted),
+            "{id} counts {counted} for {open}"
+        );
         for (peer, matched, next, bytes, _) in core.peers() {
-            assert!(matched < next && next <= core.last_index() + 1, "{id}: {peer} {matched} {next}");
+            assert!(
+                matched < next && next <= core.last_index() + 1,
+                "{id}: {peer} {matched} {next}"
+            );
             let limit = rules.max_inflight_bytes.max(rules.max_entry_bytes);
-            assert!(bytes <= limit, "{id} has {bytes} bytes on their way to {peer}");
+            assert!(
+                bytes <= limit,
+                "{id} has {bytes} bytes on their way to {peer}"
+            );
             // Nobody has others truncate what the latest leader has counted.
-            if self.offices.last_key_value().is_some_and(|office| *office.0 == core.term()) {
+            if self
+                .offices
+                .last_key_value()
+                .is_some_and(|office| *office.0 == core.term())
+            {
                 let theirs = machines[peer as usize - 1].disk.log.chain(matched);
                 let own = machine.log.chain(matched);
                 assert_eq!(own, theirs, "{id} counts {matched} of {peer}");

@@ -27,7 +27,12 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn after(chain: u64, term: u64, id: u64, bytes: u64) -> Self {
         let chain = Rng::new(chain ^ Rng::new(id ^ term << 40).next()).next() | 1;
-        Self { term, id, bytes, chain }
+        Self {
+            term,
+            id,
+            bytes,
+            chain,
+        }
     }
 }
 
@@ -67,7 +72,11 @@ impl Log {
     }
 
     pub(super) fn bytes_after(&self, index: u64) -> u64 {
-        self.0.iter().skip(index as usize).map(|entry| entry.bytes).sum()
+        self.0
+            .iter()
+            .skip(index as usize)
+            .map(|entry| entry.bytes)
+            .sum()
     }
 
     fn term_runs(&self, base: u64) -> Vec<(u64, u64)> {
@@ -98,7 +107,10 @@ impl Sizes for Log {
 pub(super) fn runs_of(prev: u64, entries: &[Entry]) -> Option<Runs> {
     let mut runs = Runs::default();
     for (entry, index) in entries.iter().zip(prev + 1..) {
-        let same = runs.as_slice().last().is_some_and(|run| run.0 == entry.term);
+        let same = runs
+            .as_slice()
+            .last()
+            .is_some_and(|run| run.0 == entry.term);
         if !same && !runs.push(entry.term, index) {
             return None;
         }
@@ -126,7 +138,11 @@ pub(super) struct Disk {
 
 impl Disk {
     pub(super) fn push(&mut self, number: u64, write: Write) {
-        assert_eq!(number, self.issued() + 1, "writes are numbered without a gap");
+        assert_eq!(
+            number,
+            self.issued() + 1,
+            "writes are numbered without a gap"
+        );
         self.pending.push_back(write);
     }
 
@@ -140,7 +156,10 @@ impl Disk {
 
     pub(super) fn finish(&mut self, upto: u64) {
         while self.done < upto {
-            let write = self.pending.pop_front().expect("a write that was asked for");
+            let write = self
+                .pending
+                .pop_front()
+                .expect("a write that was asked for");
             self.done += 1;
             self.apply(write, usize::MAX);
         }

@@ -1,0 +1,319 @@
+//! Beginning and end of a node: faults of the state machine, shutdown, restart, leadership, an embedder's own loop.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ringraft::{Config, Consistency, Fault, Member, Node, NodeId, ProposeError, Role};
+
+use crate::api::{
+    Journal, Machine, PLANS, Three, Told, alone, answer, commit, number, small, start_alone,
+};
+use crate::ports::Ports;
+use crate::{DEADLINE, until, until_some};
+
+#[test]
+fn a_state_machine_that_fails_stops_its_node_and_everybody_hears() {
+    for threads in PLANS {
+        for (bad, says) in [(&b"panic"[..], "panicked"), (b"error", "error")] {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let (node, journal) = alone(dir.path(), |config| config.threads = threads.clone());
+            let gate = journal.shut();
+            let before = node.propose(b"good").expect("it is taken");
+            let guilty = node.propose(bad).expect("it is taken");
+            let after = node.propose(b"after").expect("it is taken");
+            gate.open();
+            let fault = until_some("the node says why it stopped", || node.status().error);
+            let text = fault.to_string();
+            assert!(matches!(fault, Fault::StateMachine(_)), "{text}");
+            assert!(
+                text.contains(says) && text.contains("the command said so"),
+                "{text}"
+            );
+            assert_eq!(number(&answer(before).expect("it was applied before")), 1);
+            for pending in [guilty, after] {
+                let outcome = answer(pending);
+                assert_eq!(
+                    outcome,
+                    Err(ProposeError::Unknown),
+                    "it is in the log for ever"
+                );
+            }
+            assert_eq!(node.propose(b"late").map(drop), Err(ProposeError::Stopped));
+            let left = node.shutdown().expect_err("the fault is not forgotten");
+            assert_eq!(left.to_string(), text);
+            assert_eq!(journal.count(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_query_that_panics_stops_its_node_and_no_other() {
+    let three = Three::start(|_| ());
+    let leader = three.until_leader(&[0, 1, 2]);
+    let follower = three.follower_of(leader);
+    let outcome = answer(
+        three.nodes[follower]
+            .read(b"panic", Consistency::Stale)
+            .expect("taken"),
+    );
+    assert!(outcome.is_err(), "{outcome:?}");
+    let fault = until_some("the node says why", || three.nodes[follower].status().error);
+    assert!(fault.to_string().contains("the query said so"), "{fault}");
+    commit(&three.nodes[leader], b"goes on");
+    assert!(three.nodes[leader].status().error.is_none());
+}
+
+#[test]
+fn shutdown_answers_every_request() {
+    for threads in PLANS {
+        let three = Three::start(|config| {
+            config.threads = threads.clone();
+            config.proposal_timeout = Duration::from_millis(400);
+        });
+        let leader = three.until_leader(&[0, 1, 2]);
+        let node = &three.nodes[leader];
+        for at in (0..3).filter(|&at| at != leader) {
+            three.nodes[at].shutdown_now();
+        }
+        // Nothing can be committed any more.
+        let mut outbox = node.outbox(|| ()).expect("an outbox is free");
+        let called = Arc::new(AtomicUsize::new(0));
+        let mut waiting = Vec::new();
+        for tag in 0..20 {
+            waiting.push(node.propose(b"x").expect("it is taken"));
+            node.propose_to(outbox.id(), tag, b"x")
+                .expect("it is taken");
+            let called = called.clone();
+            node.propose(b"x")
+                .expect("it is taken")
+                .then(move |answer| {
+                    assert!(answer.is_err());
+                    called.fetch_add(1, Ordering::SeqCst);
+                });
+        }
+        node.shutdown().expect("no fault: it was asked to");
+        for pending in waiting {
+            let outcome = answer(pending);
+            assert!(outcome.is_err(), "nothing was committed: {outcome:?}");
+        }
+        let mut heard = 0;
+        outbox.drain(usize::MAX, |_, outcome, _| {
+            assert!(outcome.is_err());
+            heard += 1;
+        });
+        assert_eq!(heard, 20, "when shutdown returns, all answers are there");
+        assert_eq!(called.load(Ordering::SeqCst), 20);
+        assert_eq!(node.status().pending, 0);
+    }
+}
+
+#[test]
+fn shutdown_finishes_what_can_be_finished() {
+    for threads in PLANS {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (node, journal) = alone(dir.path(), |config| config.threads = threads.clone());
+        let waiting: Vec<_> = (0..500)
+            .map(|_| node.propose(b"x").expect("it is taken"))
+            .collect();
+        node.shutdown().expect("it leaves in order");
+        let mut done = 0;
+        for pending in waiting {
+            match answer(pending) {
+                Ok(_) => done += 1,
+                Err(error) => assert_eq!(error, ProposeError::Stopped, "nothing is left in doubt"),
+            }
+        }
+        assert_eq!(journal.count(), done);
+    }
+}
+
+#[test]
+fn a_restart_replays_the_log_in_order_after_a_clean_end_and_after_a_crash() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut acknowledged: Vec<Vec<u8>> = Vec::new();
+    let payload = vec![b'.'; 20_000]; // 60 a round: a segment and more.
+    for (round, threads) in PLANS.iter().cycle().take(4).enumerate() {
+        let (node, journal) = alone(dir.path(), |config| config.threads = threads.clone());
+        until("the log is replayed", || {
+            journal.count() >= acknowledged.len() as u64
+        });
+        assert!(
+            journal.commands() == acknowledged,
+            "round {round}: all of it, once, in order"
+        );
+        let mut pending = Vec::new();
+        for n in 0..60 {
+            let mut command = format!("{round}/{n}").into_bytes();
+            command.extend_from_slice(&payload);
+            pending.push(node.propose(&command).expect("it is taken"));
+            acknowledged.push(command);
+        }
+        for pending in pending {
+            answer(pending).expect("it is committed");
+        }
+        if round % 2 == 0 {
+            node.shutdown_now();
+        } else {
+            node.shutdown().expect("it leaves in order");
+        }
+    }
+}
+
+#[test]
+fn a_directory_belongs_to_one_node_at_a_time_and_to_one_cluster() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let named = dir.path().display().to_string();
+    let (node, _) = alone(dir.path(), |_| ());
+    let error = start_alone(dir.path(), |_| ())
+        .expect_err("the directory is in use")
+        .to_string();
+    assert!(
+        error.contains(&named) && error.contains("in use"),
+        "{error}"
+    );
+    commit(&node, b"the first is not disturbed");
+    node.shutdown().expect("it leaves in order");
+
+    let error = start_alone(dir.path(), |config| config.cluster_id = Some(8))
+        .expect_err("the directory is another cluster's")
+        .to_string();
+    assert!(
+        error.contains(&named) && error.contains("cluster"),
+        "{error}"
+    );
+    let (node, journal) = alone(dir.path(), |_| ());
+    until("nothing was changed by the attempts", || {
+        journal.count() == 1
+    });
+    drop(node);
+}
+
+#[test]
+fn the_state_machine_hears_of_terms_and_leadership() {
+    for threads in PLANS {
+        let three = Three::start(|config| config.threads = threads.clone());
+        let first = three.until_leader(&[0, 1, 2]);
+        let first_term = three.nodes[first].status().term;
+        commit(&three.nodes[first], b"x");
+        until("the leader's machine is told", || {
+            three.journals[first]
+                .told()
+                .contains(&Told::LeaderStart(first_term))
+        });
+        three.nodes[first].shutdown().expect("it leaves in order");
+        assert!(
+            three.journals[first]
+                .told()
+                .contains(&Told::LeaderStop(first_term)),
+            "a start is followed by a stop, at shutdown at the latest"
+        );
+
+        let others: Vec<usize> = (0..3).filter(|&at| at != first).collect();
+        let second = three.until_leader(&others);
+        let second_term = three.nodes[second].status().term;
+        assert!(second_term > first_term);
+        until("the next leader's machine is told", || {
+            three.journals[second]
+                .told()
+                .contains(&Told::LeaderStart(second_term))
+        });
+        for at in others {
+            until("all have the new term's first entry", || {
+                three.journals[at]
+                    .told()
+                    .contains(&Told::NewTerm(second_term))
+            });
+            three.nodes[at].shutdown().expect("it leaves in order");
+        }
+        for journal in &three.journals {
+            check_leadership(&journal.told());
+        }
+    }
+}
+
+/// Terms begin in order; a leadership begins after its term did, and ends before the next begins.
+fn check_leadership(told: &[Told]) {
+    let (mut term, mut leading) = (0, None);
+    for what in told {
+        match *what {
+            Told::NewTerm(next) => {
+                assert!(next > term, "term {next} after {term}: {told:?}");
+                term = next;
+            }
+            Told::LeaderStart(of) => {
+                assert_eq!((of, leading), (term, None), "{told:?}");
+                leading = Some(of);
+            }
+            Told::LeaderStop(of) => assert_eq!(leading.take(), Some(of), "{told:?}"),
+            Told::Applied(..) => {}
+        }
+    }
+    assert_eq!(leading, None, "every start has its stop: {told:?}");
+}
+
+#[test]
+fn an_embedder_can_drive_a_node_from_its_own_loop() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut ports = Ports::claim();
+    let addr = format!("127.0.0.1:{}", ports.next());
+    let members = vec![Member {
+        id: NodeId(1),
+        addr,
+    }];
+    let config = small(Config::new(NodeId(1), dir.path(), members));
+    let journal = Journal::default();
+    let machine = Machine {
+        journal: journal.clone(),
+        count: 0,
+    };
+    let (node, mut driver) = Node::start_driven(config, machine).expect("the node starts");
+
+    let turn = |driver: &mut ringraft::Driver| {
+        if !driver.poll() {
+            driver.wait(Duration::from_millis(10));
+        }
+    };
+    until("it leads", || {
+        turn(&mut driver);
+        node.status().role == Role::Leader
+    });
+    let mut pending: Vec<_> = (0..100u8)
+        .map(|n| node.propose(&[n]).expect("it is taken"))
+        .collect();
+    let mut done = 0;
+    until("all are answered", || {
+        turn(&mut driver);
+        for waiting in std::mem::take(&mut pending) {
+            match waiting.wait_timeout(Duration::ZERO) {
+                Ok(outcome) => {
+                    outcome.expect("it is committed");
+                    done += 1;
+                }
+                Err(waiting) => pending.push(waiting),
+            }
+        }
+        pending.is_empty()
+    });
+    assert_eq!((done, journal.count()), (100, 100));
+
+    // A proposal from another thread wakes a driver that waits.
+    let other = node.clone();
+    let from_afar = std::thread::spawn(move || commit(&other, b"from afar"));
+    until("the other thread has its answer", || {
+        if !driver.poll() {
+            driver.wait(DEADLINE);
+        }
+        from_afar.is_finished()
+    });
+    from_afar.join().expect("it was committed");
+
+    node.shutdown().expect("it is asked to leave");
+    until("it has left", || {
+        turn(&mut driver);
+        !driver.is_running()
+    });
+    assert!(!driver.poll());
+    assert_eq!(node.propose(b"late").map(drop), Err(ProposeError::Stopped));
+}
