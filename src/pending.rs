@@ -257,6 +257,10 @@ impl Table {
         };
         let sink = slot.sink.load(Ordering::Relaxed);
         slot.state.store(token.state(DONE), Ordering::Release);
+        if self.sinks.is_closed(sink) {
+            self.consume(token, |_, _, _| ());
+            return;
+        }
         let heard = self.sinks.push(sink, token) && !self.ended.load(Ordering::SeqCst);
         if !heard && sink == WAITING_CALLER {
             self.deliver(token);

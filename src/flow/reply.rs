@@ -26,6 +26,8 @@ pub(crate) struct Mark(AtomicU64);
 pub(crate) struct Sinks {
     rings: [OnceLock<ManySender<Mark>>; SINKS],
     taken: AtomicU64,
+    /// A bit for each sink whose reader has gone.
+    closed: AtomicU64,
     capacity: usize,
 }
 
@@ -35,6 +37,7 @@ impl Sinks {
         let sinks = Self {
             rings: std::array::from_fn(|_| OnceLock::new()),
             taken: AtomicU64::new(1),
+            closed: AtomicU64::new(0),
             capacity: capacity.next_power_of_two(),
         };
         let receiver = sinks.open(0, "replied", reply_stage);
@@ -47,6 +50,11 @@ impl Sinks {
         let (sender, receiver) = ringbuf::ring_many(name, self.capacity, Mark::default, reader);
         assert!(self.rings[at].set(sender).is_ok(), "sink {at} opened twice");
         receiver
+    }
+
+    /// Whether nobody reads that sink any more.
+    pub(crate) fn is_closed(&self, sink: u32) -> bool {
+        self.closed.load(Ordering::Acquire) & (1 << sink) != 0
     }
 
     /// True when the sink took it; for sink 0 the caller wakes by itself otherwise.
@@ -145,7 +153,9 @@ impl Outbox {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        // Answers that nobody will read free their slots; later ones fill a ring that is as large as the table.
+        // Answers that nobody will read free their slots, those that come later too.
+        let sinks = self.table.sinks();
+        sinks.closed.fetch_or(1 << self.id, Ordering::AcqRel);
         while self.drain(1024, |_, _, _| ()) > 0 {}
     }
 }

@@ -176,6 +176,20 @@ fn an_outbox_carries_reads_and_there_are_fifteen() {
 }
 
 #[test]
+fn an_outbox_that_is_dropped_gives_its_requests_back() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (node, _journal) = alone(dir.path(), |_| ());
+    for _ in 0..10 {
+        let outbox = node.outbox(|| ()).expect("an outbox is free");
+        for tag in 0..50 {
+            node.propose_to(outbox.id(), tag, b"unheard")
+                .expect("it is taken");
+        }
+    }
+    until("nothing is pending", || node.status().pending == 0);
+}
+
+#[test]
 fn a_node_with_all_it_can_bear_is_busy_and_recovers() {
     for threads in PLANS {
         let dir = tempfile::tempdir().expect("a temporary directory");

@@ -10,8 +10,10 @@ use super::laws::Laws;
 use super::machine::{Entry, Log, Machine, Write, runs_of};
 use super::{ELECTION_US, Rules, STEPS_AT_MOST, Weather};
 
-// What arrives is most of what happens, so a box would save nothing.
-#[allow(clippy::large_enum_variant)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "what arrives is most of what happens"
+)]
 #[derive(Clone, Debug)]
 pub(super) enum Event {
     Arrives {
