@@ -19,8 +19,6 @@ use crate::resp::Parser;
 pub const MAX_WAITING: usize = 1024;
 /// Bytes that wait to be taken by the client; beyond it it is cut off.
 const MAX_OUT: usize = 64 << 20;
-/// What is read at once.
-const READ_BYTES: usize = 64 << 10;
 
 #[derive(Debug)]
 enum Place {
@@ -47,7 +45,10 @@ pub struct Connection {
     pub writes: usize,
     /// The socket may have more: nobody has seen it empty.
     pub readable: bool,
-    /// It ends when everything has been answered and written.
+    /// The socket has said that its stream ends; and that end has been read. The client may still wait for answers.
+    pub ends: bool,
+    pub half_closed: bool,
+    /// Nothing more is taken from it; it ends when everything has been answered and written.
     pub closing: bool,
     /// It is in the list of those to be looked at.
     pub listed: bool,
@@ -72,6 +73,8 @@ impl Connection {
             reads: 0,
             writes: 0,
             readable: true,
+            ends: false,
+            half_closed: false,
             closing: false,
             listed: false,
         }
@@ -148,33 +151,26 @@ impl Connection {
         }
     }
 
-    /// Reads what there is, a piece at the most. False at the end of the stream.
-    pub fn read(&mut self) -> io::Result<bool> {
+    /// Reads what there is, a piece of the length of `buffer` at the most.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         if self.begin > 0 {
             self.input.drain(..self.begin);
             self.begin = 0;
         }
-        let had = self.input.len();
-        self.input.resize(had + READ_BYTES, 0);
-        let read = loop {
-            match self.stream.read(&mut self.input[had..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other,
+        loop {
+            match self.stream.read(buffer) {
+                Ok(0) => (self.readable, self.half_closed) = (false, true),
+                Ok(count) => {
+                    self.input.extend_from_slice(&buffer[..count]);
+                    // A short piece is the last for now, unless the end of the stream is behind it: no event tells of
+                    // that one again.
+                    self.readable = count == buffer.len() || self.ends;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(error) => return Err(error),
             }
-        };
-        self.input
-            .truncate(had + read.as_ref().map_or(0, |&count| count));
-        match read {
-            Ok(0) => Ok(false),
-            Ok(count) => {
-                self.readable = count == READ_BYTES;
-                Ok(true)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.readable = false;
-                Ok(true)
-            }
-            Err(error) => Err(error),
+            return Ok(());
         }
     }
 

@@ -28,6 +28,10 @@ const BUSY_LIMIT: Duration = Duration::from_secs(2);
 /// After work the loop looks again for so long before it sleeps: waking a sleeping core costs tens of microseconds.
 const GRACE: Duration = Duration::from_micros(50);
 const LOOK_ROUND: Duration = Duration::from_millis(100);
+/// What a busy node refused is tried again after so long at the latest.
+const RETRY: Duration = Duration::from_millis(1);
+/// What is read from a client at once.
+const READ_BYTES: usize = 64 << 10;
 
 /// Why the server ended.
 #[derive(Debug)]
@@ -55,7 +59,9 @@ pub struct Server {
     free: Vec<usize>,
     /// Connections that have something to write, or to be read or parsed.
     todo: Vec<usize>,
-    next_todo: Vec<usize>,
+    /// Connections whose next request the node was too busy for.
+    refused: Vec<usize>,
+    read_buffer: Box<[u8]>,
     encoded: Vec<u8>,
     busy_since: Option<Instant>,
     accepted: u64,
@@ -84,7 +90,8 @@ impl Server {
             places: Vec::new(),
             free: Vec::new(),
             todo: Vec::new(),
-            next_todo: Vec::new(),
+            refused: Vec::new(),
+            read_buffer: vec![0; READ_BYTES].into(),
             encoded: Vec::new(),
             busy_since: None,
             accepted: 0,
@@ -135,10 +142,10 @@ impl Server {
             looked = poll.poll(events, Some(Duration::ZERO));
         } else {
             // Something that waits for a busy node is tried again soon.
-            let timeout = if self.next_todo.is_empty() {
+            let timeout = if self.refused.is_empty() {
                 LOOK_ROUND
             } else {
-                Duration::from_millis(1)
+                RETRY
             };
             events.clear();
             self.outbox
@@ -189,6 +196,7 @@ impl Server {
                         .get_mut(at)
                         .and_then(|place| place.connection.as_mut())
                     {
+                        connection.ends |= event.is_read_closed();
                         connection.readable |= event.is_readable() || event.is_error();
                         list(connection, at, &mut self.todo);
                     }
@@ -244,12 +252,12 @@ impl Server {
         Ok(())
     }
 
-    /// Looks after every connection on the list: requests are taken, replies written.
+    /// Looks after every connection on the list: requests are taken, replies written. What was refused is tried again,
+    /// which alone is no work: while there is no leader the loop sleeps between.
     fn serve(&mut self) -> usize {
         let mut list = std::mem::take(&mut self.todo);
-        std::mem::swap(&mut self.todo, &mut self.next_todo);
         let count = list.len();
-        list.append(&mut self.todo);
+        list.append(&mut self.refused);
         for at in list.drain(..) {
             let Some(mut connection) = self.places[at].connection.take() else {
                 continue;
@@ -279,22 +287,16 @@ impl Server {
 
     /// False when the connection has ended.
     fn attend(&mut self, connection: &mut Connection, at: usize) -> io::Result<bool> {
-        let mut ended = false;
-        loop {
+        let held = loop {
             let held = !self.take_requests(connection, at);
             if held || !connection.readable || !connection.has_room() {
-                break;
+                break held;
             }
-            if !connection.read()? {
-                ended = true;
-                break;
-            }
-        }
+            connection.read(&mut self.read_buffer)?;
+        };
         let all_written = connection.write()?;
-        if ended || (connection.closing && connection.nothing_waits() && all_written) {
-            return Ok(false);
-        }
-        Ok(true)
+        let last = connection.closing || (connection.half_closed && !held);
+        Ok(!(last && connection.nothing_waits() && all_written))
     }
 
     /// Takes the requests that are complete. False when one has to wait: it stays where it is.
@@ -403,7 +405,7 @@ impl Server {
             {
                 if !connection.listed {
                     connection.listed = true;
-                    self.next_todo.push(at);
+                    self.refused.push(at);
                 }
                 false
             }

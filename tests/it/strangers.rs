@@ -120,6 +120,28 @@ fn malformed_commands_end_their_own_connection_and_nothing_else() {
     undisturbed(&cluster);
 }
 
+#[test]
+fn a_client_that_has_said_all_still_hears_its_answers() {
+    let cluster = Cluster::start(3);
+    let leader = cluster.until_leader();
+    let port = cluster.client_port(leader);
+    for round in 0..20 {
+        let mut stream = dial(port);
+        let mut requests = b"INCR last\r\n".repeat(50);
+        requests.extend(b"GET last\r\nINCR las");
+        stream.write_all(&requests).expect("it is taken");
+        stream.shutdown(Shutdown::Write).expect("it is connected");
+        let said = until_closed(&mut stream);
+        let (before, last) = (round * 50, round * 50 + 50);
+        let mut expected: String = (before + 1..=last).map(|n| format!(":{n}\r\n")).collect();
+        expected += &format!("${}\r\n{last}\r\n", last.to_string().len());
+        assert_eq!(said, expected, "round {round}");
+    }
+    until("those that have ended are forgotten", || {
+        send_until_closed(port, b"INFO clients\r\nQUIT\r\n").contains("connected_clients:1\r")
+    });
+}
+
 /// Reads until what came ends in `end`.
 fn until_line(stream: &mut TcpStream, end: &str) -> String {
     let mut said = Vec::new();
