@@ -193,6 +193,17 @@ impl Map {
         Map(MapKind::Memory(bytes))
     }
 
+    /// Gives the pages back that reading has mapped in; they stay in the page cache as long as the system likes.
+    pub(crate) fn unload(&self) {
+        #[cfg(target_os = "linux")]
+        if let MapKind::File(map) = &self.0 {
+            // SAFETY: `DontNeed` would change what private pages show. This map is a shared one of a file
+            // (`DiskFile::map`): the kernel reads the same bytes again for whoever looks at them, now or later.
+            // Where it is refused the pages stay for the system to take when it needs memory.
+            let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
+
     /// Bytes in the map.
     pub fn len(&self) -> usize {
         match &self.0 {

@@ -34,6 +34,9 @@ use crate::recover::Decision;
 use crate::segment::{RECORDS_AT, SegmentHeader, State};
 use crate::stats::FlushStats;
 
+/// Segments at the end of the log that stay in memory as they are: the one in use, and what peers that keep up still read.
+const WARM_SEGMENTS: usize = 2;
+
 /// What was found when a log was opened.
 #[derive(Clone, Debug)]
 pub struct Recovered {
@@ -133,7 +136,7 @@ impl<D: Dir> Log<D> {
             .map(|segment| segment.view.clone())
             .collect();
         let published = Arc::new(Published::new(loaded.last, list));
-        Log {
+        let mut log = Log {
             dir,
             identity,
             options,
@@ -156,7 +159,13 @@ impl<D: Dir> Log<D> {
             stats: FlushStats::NONE,
             poison: None,
             _lock: lock,
+        };
+        // Recovery has read all of them.
+        for at in 0..log.segments.len().saturating_sub(WARM_SEGMENTS) {
+            log.cool(at);
         }
+        log.publish_list();
+        log
     }
 
     /// Appends a batch: `records` holds the encoded records `first..=last`, one behind the other, the
@@ -286,8 +295,18 @@ impl<D: Dir> Log<D> {
         self.header_block[..crate::segment::SEGMENT_HEADER_LEN].copy_from_slice(&header.encode());
         self.segments.push_back(segment);
         self.tail = RECORDS_AT;
+        if let Some(at) = self.segments.len().checked_sub(WARM_SEGMENTS + 1) {
+            self.cool(at);
+        }
         self.publish_list();
         Ok(())
+    }
+
+    /// What is no longer near the end is read seldom: it shall cost no memory. Readers that come find it as before.
+    fn cool(&mut self, at: usize) {
+        let segment = &mut self.segments[at];
+        segment.view = Arc::new(segment.view.cold());
+        self.preparer.unload(segment.view.map.clone());
     }
 
     /// Keeps term and vote. They are durable after the next flush.

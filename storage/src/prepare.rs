@@ -53,6 +53,7 @@ impl<F> Spare<F> {
             prev_term,
             map,
             index,
+            lease: Arc::default(),
         };
         Segment {
             view: Arc::new(view),
@@ -119,12 +120,11 @@ impl<D: Dir> Workshop<D> {
         let seq = self.next_seq;
         self.next_seq += 1;
         let name = segment_name(seq);
-        let (was_named, map, index) = match self.unread() {
+        let (was_named, map) = match self.unread() {
             Some(Segment { view, file, .. }) => {
                 let view = Arc::into_inner(view).expect("`unread` saw that nobody else holds it");
                 self.write_header(&file, seq)?;
-                view.index.clear();
-                (segment_name(view.seq), view.map, view.index)
+                (segment_name(view.seq), view.map)
             }
             None => {
                 let temporary = format!("log/{seq:016}.tmp");
@@ -141,7 +141,7 @@ impl<D: Dir> Workshop<D> {
                 };
                 self.write_header(&file, seq)?;
                 let map = file.map().doing("map", &path)?;
-                (temporary, map, SparseIndex::new(self.segment_bytes))
+                (temporary, map)
             }
         };
         let path = self.dir.path(&name);
@@ -154,17 +154,14 @@ impl<D: Dir> Workshop<D> {
             seq,
             file,
             map,
-            index,
+            index: SparseIndex::new(self.segment_bytes),
         })
     }
 
     /// An idle segment which neither a reader nor a slice holds.
     fn unread(&mut self) -> Option<Segment<D::File>> {
-        // Only this list can hand out new references to these views, so a count of 1 stays 1.
-        let at = self
-            .idle
-            .iter()
-            .position(|s| Arc::strong_count(&s.view) == 1)?;
+        // Only this list can hand out new references to these views, so what is unread stays so.
+        let at = self.idle.iter().position(|s| !s.view.is_read())?;
         self.idle.remove(at)
     }
 
@@ -183,10 +180,7 @@ impl<D: Dir> Workshop<D> {
         self.idle.push_back(segment);
         if self.idle.len() > MOST_IDLE {
             // Rather one that somebody still reads: it could not be used again soon.
-            let read = self
-                .idle
-                .iter()
-                .position(|s| Arc::strong_count(&s.view) > 1);
+            let read = self.idle.iter().position(|s| s.view.is_read());
             let segment = self
                 .idle
                 .remove(read.unwrap_or(0))
@@ -208,6 +202,7 @@ impl<D: Dir> Workshop<D> {
 enum Job<F> {
     Prepare,
     Retire(Segment<F>),
+    Unload(Map),
 }
 
 type Prepared<F> = Result<Spare<F>, StorageError>;
@@ -252,6 +247,7 @@ impl<D: Dir> Preparer<D> {
                         // Nobody listens when the log was dropped; then the jobs end as well.
                         Job::Prepare => drop(done.send(workshop.prepare())),
                         Job::Retire(segment) => workshop.retire(segment),
+                        Job::Unload(map) => map.unload(),
                     }
                 }
             })
@@ -318,6 +314,18 @@ impl<D: Dir> Preparer<D> {
         match &self.ready {
             Some(Err(e)) => Some(e),
             _ => None,
+        }
+    }
+
+    /// Gives back the memory that reading a segment has taken; done when it can be done at leisure.
+    pub(crate) fn unload(&self, map: Map) {
+        match &self.bench {
+            Bench::Here(_) => map.unload(),
+            Bench::Thread { jobs, .. } => {
+                let jobs = jobs.as_ref().expect("taken only by drop");
+                // With a full queue the system finds the pages itself when it needs memory.
+                let _ = jobs.try_send(Job::Unload(map));
+            }
         }
     }
 

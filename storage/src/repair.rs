@@ -305,6 +305,7 @@ fn survey<D: Dir>(
             prev_term,
             map,
             index: SparseIndex::new(len),
+            lease: Arc::default(),
         };
         candidates.push(Candidate {
             header,

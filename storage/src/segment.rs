@@ -9,6 +9,7 @@
 //! records of a segment begin with index `base` and have no gap; bytes behind the mark mean nothing.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::error::StorageError;
@@ -24,8 +25,11 @@ pub(crate) const SEGMENT_HEADER_LEN: usize = 64;
 /// The format of segment files this build reads and writes.
 pub(crate) const SEGMENT_VERSION: u16 = 1;
 
-/// One entry of the index for each of these many bytes.
+/// One entry of the index for each of these many bytes, where the log grows and is read most.
 const BLOCK: u64 = 4096;
+
+/// The same in cold segments: a log that is never purged costs a few KiB of memory for each of them.
+const COLD_BLOCK: u64 = 64 << 10;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"rr segm\n");
 
@@ -145,6 +149,8 @@ pub(crate) struct View {
     /// The whole file.
     pub(crate) map: Map,
     pub(crate) index: SparseIndex,
+    /// Shared by all views of one segment: the file may be used again when only one is left.
+    pub(crate) lease: Arc<()>,
 }
 
 /// For each block of the file, the first record that begins in it or behind it.
@@ -155,24 +161,41 @@ pub(crate) struct View {
 /// expect, so an entry that is being replaced by a truncation leads to "not there", never astray.
 #[derive(Debug)]
 pub(crate) struct SparseIndex {
+    /// Bytes of the file for each entry.
+    block: u64,
     entries: Box<[AtomicU64]>,
     filled: AtomicUsize,
 }
 
 impl SparseIndex {
     pub(crate) fn new(segment_len: u64) -> SparseIndex {
-        let blocks = segment_len.div_ceil(BLOCK) as usize;
+        SparseIndex::with_block(segment_len, BLOCK)
+    }
+
+    fn with_block(segment_len: u64, block: u64) -> SparseIndex {
+        let blocks = segment_len.div_ceil(block) as usize;
         let entries = (0..blocks).map(|_| AtomicU64::new(0)).collect();
         SparseIndex {
+            block,
             entries,
             filled: AtomicUsize::new(0),
         }
     }
 
+    /// The same positions, fewer of them.
+    fn thinned(&self, segment_len: u64) -> SparseIndex {
+        let thin = SparseIndex::with_block(segment_len, COLD_BLOCK.max(self.block));
+        for entry in &self.entries[..self.filled.load(Ordering::Relaxed)] {
+            let (rel, offset) = unpack(entry);
+            thin.note(rel, offset);
+        }
+        thin
+    }
+
     /// Notes that the record `rel` after `base` begins at `offset`. Called in the order of records.
     #[inline]
     pub(crate) fn note(&self, rel: u64, offset: u64) {
-        let block = (offset / BLOCK) as usize;
+        let block = (offset / self.block) as usize;
         let filled = self.filled.load(Ordering::Relaxed);
         if block < filled {
             return;
@@ -189,10 +212,6 @@ impl SparseIndex {
         let kept = self.entries[..filled].partition_point(|e| unpack(e).1 < offset);
         self.filled.store(kept, Ordering::Release);
     }
-
-    pub(crate) fn clear(&self) {
-        self.filled.store(0, Ordering::Release);
-    }
 }
 
 fn unpack(entry: &AtomicU64) -> (u64, u64) {
@@ -201,6 +220,21 @@ fn unpack(entry: &AtomicU64) -> (u64, u64) {
 }
 
 impl View {
+    /// The view of a segment that is read seldom from now on: its index takes less memory.
+    pub(crate) fn cold(&self) -> View {
+        View {
+            index: self.index.thinned(self.map.len() as u64),
+            map: self.map.clone(),
+            lease: self.lease.clone(),
+            ..*self
+        }
+    }
+
+    /// Whether a reader or a slice holds this view, or the one of the same segment before it became cold.
+    pub(crate) fn is_read(self: &Arc<View>) -> bool {
+        Arc::strong_count(self) > 1 || Arc::strong_count(&self.lease) > 1
+    }
+
     /// The last border between records with `index <= index_limit` and `offset <= offset_limit`: the
     /// record `index` begins there, or would. All records below `index_limit` must have been
     /// published. `None` when there is no such border, or when the records were truncated meanwhile.
@@ -310,6 +344,7 @@ mod tests {
                 prev_term: 0,
                 map,
                 index,
+                lease: Arc::default(),
             },
             offsets,
         )
@@ -326,6 +361,27 @@ mod tests {
             assert_eq!(view.seek(index, u64::MAX), Some((index, offset)));
         }
         assert_eq!(view.seek(99, u64::MAX), None);
+    }
+
+    #[test]
+    fn a_cold_view_finds_the_same_with_less_memory() {
+        let lengths: Vec<usize> = (0..300).map(|i| (i * 37) % 3000).collect();
+        let (view, offsets) = view(&lengths);
+        let cold = view.cold();
+        assert!(cold.index.entries.len() * 16 <= view.index.entries.len());
+        for (rel, &offset) in offsets.iter().enumerate() {
+            let index = 100 + rel as u64;
+            assert_eq!(cold.seek(index, u64::MAX), Some((index, offset)));
+            assert_eq!(cold.seek(400, offset), Some((index, offset)));
+        }
+        // It may become the log's end again: cut, and noted anew.
+        cold.index.cut(offsets[150]);
+        assert_eq!(cold.seek(250, u64::MAX), Some((250, offsets[150])));
+        for (rel, &offset) in (0..300).zip(&offsets).skip(150) {
+            cold.index.note(rel, offset);
+        }
+        assert_eq!(cold.seek(399, u64::MAX), Some((399, offsets[299])));
+        assert_eq!(cold.cold().seek(399, u64::MAX), Some((399, offsets[299])));
     }
 
     #[test]

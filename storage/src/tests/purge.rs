@@ -125,6 +125,30 @@ fn a_segment_that_somebody_reads_is_not_used_again() {
 }
 
 #[test]
+fn a_segment_that_was_read_before_it_became_cold_is_not_used_again() {
+    let memory = Memory::new(1);
+    let mut log = open(&memory);
+    log.append_some(3, 1, 1000);
+    let slice = log.reader().slice(2, 3, 4096).expect("written");
+    for _ in 0..10 {
+        log.append_some(10, 2, 1000);
+        log.flush();
+    }
+    assert_eq!(
+        log.contents(),
+        [run(1, 3, 1), run(4, log.last(), 2)].concat()
+    );
+    // One segment goes at a time, so that the next one made would be this.
+    for _ in 0..10 {
+        let second = log.segments[1].view.base;
+        assert_eq!(log.purge_before(second).expect("purged"), second);
+        log.append_some(20, 2, 1000);
+        log.flush();
+    }
+    assert_eq!(slice.as_ref(), batch(2, 3, 1, 1000));
+}
+
+#[test]
 fn the_power_fails_before_any_step_of_it() {
     let (memory, log) = three_segments();
     let (last, third) = (log.last(), log.segments[2].view.base);
