@@ -5,12 +5,18 @@
 //!
 //! A connection sees its own requests in their order too: while a read is under way no write is begun (it could be seen by
 //! that read), and a read behind writes goes through the log, behind them.
+//!
+//! A request that the cluster refused (its leader was lost, mostly) was not applied and is handed in again, so that a
+//! client hears nothing of most elections. That must not change the order either: nothing new is begun meanwhile, and
+//! when a later request of the same connection has been done already, the refusal is what the client is told.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use mio::net::TcpStream;
+use ringraft::ProposeError;
 
 use crate::commands::Client;
 use crate::resp::Parser;
@@ -20,10 +26,25 @@ pub const MAX_WAITING: usize = 1024;
 /// Bytes that wait to be taken by the client; beyond it it is cut off.
 const MAX_OUT: usize = 64 << 20;
 
+/// Commands that wait with a connection, encoded, from the first one's place on: dropped when so many bytes are done with.
+const SENT_SLACK: u64 = 64 << 10;
+
+/// A request that the cluster is to answer: where its encoded command is, counted from the connection's first one.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    is_read: bool,
+    at: u64,
+    len: u32,
+}
+
 #[derive(Debug)]
 enum Place {
-    Waits { is_read: bool },
-    Known(Vec<u8>),
+    /// Handed in.
+    Waits(Asked),
+    /// Handed in and not done, for this reason.
+    Refused(Asked, ProposeError),
+    /// `done`: it is an answer of the cluster.
+    Known { reply: Vec<u8>, done: bool },
 }
 
 #[derive(Debug)]
@@ -41,8 +62,16 @@ pub struct Connection {
     waiting: VecDeque<Place>,
     /// The number of the request at the front of `waiting`.
     front: u32,
+    /// The encoded commands of `waiting`, and how many bytes have been dropped before them.
+    sent: Vec<u8>,
+    sent_from: u64,
     pub reads: usize,
     pub writes: usize,
+    /// Of those in `waiting`: how many the cluster has, and how many it has refused.
+    handed_in: usize,
+    refused: usize,
+    /// Since when requests are refused and none is done.
+    pub refused_since: Option<Instant>,
     /// The socket may have more: nobody has seen it empty.
     pub readable: bool,
     /// The socket has said that its stream ends; and that end has been read. The client may still wait for answers.
@@ -70,8 +99,13 @@ impl Connection {
             written: 0,
             waiting: VecDeque::new(),
             front: 0,
+            sent: Vec::new(),
+            sent_from: 0,
             reads: 0,
             writes: 0,
+            handed_in: 0,
+            refused: 0,
+            refused_since: None,
             readable: true,
             ends: false,
             half_closed: false,
@@ -82,23 +116,35 @@ impl Connection {
 
     /// Whether another request may be begun.
     pub fn has_room(&self) -> bool {
-        self.waiting.len() < MAX_WAITING && !self.closing && self.out.len() - self.written < MAX_OUT
+        self.waiting.len() < MAX_WAITING
+            && self.refused == 0
+            && !self.closing
+            && self.out.len() - self.written < MAX_OUT
     }
 
     pub fn nothing_waits(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Takes a place for a request that the cluster will answer; returns its number.
-    pub fn wait(&mut self, is_read: bool) -> u32 {
-        let number = self.next_number();
-        self.waiting.push_back(Place::Waits { is_read });
-        *(if is_read {
+    /// Takes a place for a request that the cluster has got and will answer.
+    pub fn wait(&mut self, is_read: bool, command: &[u8]) {
+        let asked = Asked {
+            is_read,
+            at: self.sent_from + self.sent.len() as u64,
+            len: command.len() as u32,
+        };
+        self.sent.extend_from_slice(command);
+        self.waiting.push_back(Place::Waits(asked));
+        self.handed_in += 1;
+        *self.pending(is_read) += 1;
+    }
+
+    fn pending(&mut self, is_read: bool) -> &mut usize {
+        if is_read {
             &mut self.reads
         } else {
             &mut self.writes
-        }) += 1;
-        number
+        }
     }
 
     /// The number that [`wait`](Self::wait) gives next.
@@ -111,43 +157,123 @@ impl Connection {
         if self.waiting.is_empty() {
             return &mut self.out;
         }
-        self.waiting.push_back(Place::Known(Vec::new()));
+        let (reply, done) = (Vec::new(), false);
+        self.waiting.push_back(Place::Known { reply, done });
         match self.waiting.back_mut() {
-            Some(Place::Known(reply)) => reply,
+            Some(Place::Known { reply, .. }) => reply,
             _ => unreachable!("it was just put there"),
         }
     }
 
+    fn place_of(&self, number: u32) -> usize {
+        number.wrapping_sub(self.front) as usize
+    }
+
     /// The answer to request `number` is known: `write` writes it.
     pub fn answer(&mut self, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
-        let at = number.wrapping_sub(self.front) as usize;
-        let Some(place @ Place::Waits { .. }) = self.waiting.get_mut(at) else {
+        let at = self.place_of(number);
+        let Some(&Place::Waits(asked)) = self.waiting.get(at) else {
             panic!(
                 "request {number} is not one that waits, from {} on",
                 self.front
             );
         };
-        let Place::Waits { is_read } = *place else {
-            unreachable!("matched above")
+        self.handed_in -= 1;
+        self.refused_since = None;
+        self.settle(at, asked, true, write);
+    }
+
+    /// The cluster did not do request `number`.
+    pub fn refuse(&mut self, number: u32, error: ProposeError) {
+        let at = self.place_of(number);
+        let Some(&Place::Waits(asked)) = self.waiting.get(at) else {
+            panic!(
+                "request {number} is not one that waits, from {} on",
+                self.front
+            );
         };
-        *(if is_read {
-            &mut self.reads
-        } else {
-            &mut self.writes
-        }) -= 1;
+        self.waiting[at] = Place::Refused(asked, error);
+        self.handed_in -= 1;
+        self.refused += 1;
+        self.refused_since.get_or_insert_with(Instant::now);
+    }
+
+    /// When refused requests may be handed in again: the number of the first one.
+    pub fn again_from(&self) -> Option<u32> {
+        if self.refused == 0 || self.handed_in > 0 {
+            return None; // What is under way may be done yet, behind one that was refused.
+        }
+        let first = self
+            .waiting
+            .iter()
+            .rposition(|place| matches!(place, Place::Known { done: true, .. }))
+            .map_or(0, |at| at + 1);
+        Some(self.front.wrapping_add(first as u32))
+    }
+
+    /// A refused request and its command, to be handed in again; `None` for what is not one.
+    pub fn refused(&self, number: u32) -> Option<(bool, &[u8])> {
+        match self.waiting.get(self.place_of(number)) {
+            Some(Place::Refused(asked, _)) => {
+                let at = (asked.at - self.sent_from) as usize;
+                Some((asked.is_read, &self.sent[at..at + asked.len as usize]))
+            }
+            _ => None,
+        }
+    }
+
+    /// The cluster has taken request `number` this time.
+    pub fn wait_again(&mut self, number: u32) {
+        let at = self.place_of(number);
+        if let Place::Refused(asked, _) = self.waiting[at] {
+            self.waiting[at] = Place::Waits(asked);
+            self.refused -= 1;
+            self.handed_in += 1;
+        }
+    }
+
+    /// Tells the client of refusals: of those in front of request `number`, which are not handed in again.
+    pub fn give_up(&mut self, number: u32, write: impl Fn(ProposeError, &mut Vec<u8>)) {
+        let mut left = number.wrapping_sub(self.front);
+        while left > 0 && self.refused > 0 {
+            left -= 1;
+            let at = left as usize;
+            if let Some(Place::Refused(asked, error)) = self.waiting.get(at) {
+                let (asked, error) = (*asked, error.clone());
+                self.refused -= 1;
+                self.settle(at, asked, false, |out| write(error, out));
+            }
+        }
+    }
+
+    /// What the client is told about the request in place `at` is known now.
+    fn settle(&mut self, at: usize, asked: Asked, done: bool, write: impl FnOnce(&mut Vec<u8>)) {
+        *self.pending(asked.is_read) -= 1;
         if at > 0 {
             let mut reply = Vec::new();
             write(&mut reply);
-            *place = Place::Known(reply);
+            self.waiting[at] = Place::Known { reply, done };
             return;
         }
         write(&mut self.out);
+        self.leave_front(asked.at + u64::from(asked.len));
+        while let Some(Place::Known { reply, .. }) = self.waiting.front() {
+            self.out.extend_from_slice(reply);
+            self.leave_front(self.sent_from);
+        }
+        if self.waiting.is_empty() {
+            self.sent_from += self.sent.len() as u64;
+            self.sent.clear();
+        }
+    }
+
+    /// The request in front has been answered; commands before `sent` are done with.
+    fn leave_front(&mut self, sent: u64) {
         self.waiting.pop_front();
         self.front = self.front.wrapping_add(1);
-        while let Some(Place::Known(reply)) = self.waiting.front() {
-            self.out.extend_from_slice(reply);
-            self.waiting.pop_front();
-            self.front = self.front.wrapping_add(1);
+        if sent - self.sent_from > SENT_SLACK {
+            self.sent.drain(..(sent - self.sent_from) as usize);
+            self.sent_from = sent;
         }
     }
 

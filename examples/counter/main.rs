@@ -210,7 +210,9 @@ fn serve(args: &Serve) -> Result<(), Box<dyn std::error::Error>> {
         .and_then(|mut addrs| addrs.next())
         .ok_or_else(|| format!("{}: no such address", me.client))?;
     let node = Node::start(config, machine::Counters::default())?;
-    let mut server = Server::bind(node.clone(), client_addr)
+    // Most elections end within two or three of these.
+    let patience = args.election_timeout * 5;
+    let mut server = Server::bind(node.clone(), client_addr, patience)
         .map_err(|error| format!("listening for clients on {client_addr}: {error}"))?;
     tracing::info!("node {} takes clients on {client_addr}", args.id);
     let end = server.run(&stop)?;

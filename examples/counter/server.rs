@@ -1,8 +1,8 @@
 //! The clients' side: one thread, one mio loop, thousands of connections.
 //!
 //! A turn takes the answers that have come out of the node's outbox, then what the sockets have, hands the requests to
-//! the node, and writes once to each connection that has something to hear. When the node is busy, requests wait where
-//! they are: their connection is not read further, and TCP holds the client back.
+//! the node, and writes once to each connection that has something to hear. When the node is busy or has no leader,
+//! requests wait where they are: their connection is not read further, and TCP holds the client back.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,8 +23,6 @@ const LISTENER: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX);
 /// Connections at one time: a tag has 16 bits for the place.
 const MAX_CLIENTS: usize = 1 << 16;
-/// How long a request waits for a busy node before its client is told.
-const BUSY_LIMIT: Duration = Duration::from_secs(2);
 /// After work the loop looks again for so long before it sleeps: waking a sleeping core costs tens of microseconds.
 const GRACE: Duration = Duration::from_micros(50);
 const LOOK_ROUND: Duration = Duration::from_millis(100);
@@ -64,12 +62,14 @@ pub struct Server {
     read_buffer: Box<[u8]>,
     encoded: Vec<u8>,
     busy_since: Option<Instant>,
+    /// How long a request waits for a node that is busy or knows no leader, before its client is told.
+    patience: Duration,
     accepted: u64,
     commands: u64,
 }
 
 impl Server {
-    pub fn bind(node: Node, addr: SocketAddr) -> io::Result<Self> {
+    pub fn bind(node: Node, addr: SocketAddr, patience: Duration) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut listener = TcpListener::bind(addr)?;
         let port = listener.local_addr()?.port();
@@ -94,6 +94,7 @@ impl Server {
             read_buffer: vec![0; READ_BYTES].into(),
             encoded: Vec::new(),
             busy_since: None,
+            patience,
             accepted: 0,
             commands: 0,
         })
@@ -178,7 +179,12 @@ impl Server {
                 return; // The client has left.
             };
             let resp3 = connection.client.resp3;
-            connection.answer(number, |out| write_outcome(outcome, reply, out, resp3));
+            match outcome {
+                Err(error @ (ProposeError::NotLeader { .. } | ProposeError::Replaced)) => {
+                    connection.refuse(number, error)
+                }
+                _ => connection.answer(number, |out| write_outcome(outcome, reply, out, resp3)),
+            }
             list(connection, at, todo);
         })
     }
@@ -287,6 +293,7 @@ impl Server {
 
     /// False when the connection has ended.
     fn attend(&mut self, connection: &mut Connection, at: usize) -> io::Result<bool> {
+        self.hand_in_again(connection, at);
         let held = loop {
             let held = !self.take_requests(connection, at);
             if held || !connection.readable || !connection.has_room() {
@@ -382,43 +389,83 @@ impl Server {
         }
     }
 
+    /// Gives a request to the cluster. False when it has to wait.
     fn hand_in(&mut self, connection: &mut Connection, at: usize, is_read: bool) -> bool {
-        let tag = tag(at, self.places[at].generation, connection.next_number());
-        let id = self.outbox.id();
-        // Without a leader a request waits too, for a while: most elections are shorter.
-        let handed = if self.node.leader().is_none() {
-            Err(ProposeError::Busy)
-        } else if is_read {
-            self.node
-                .read_to(id, tag, &self.encoded, Consistency::Linearizable)
-        } else {
-            self.node.propose_to(id, tag, &self.encoded)
-        };
+        let handed = self.offer(at, connection.next_number(), is_read, &self.encoded);
         match handed {
             Ok(()) => {
                 self.busy_since = None;
-                connection.wait(is_read);
+                connection.wait(is_read, &self.encoded);
                 true
             }
-            Err(ProposeError::Busy)
-                if self.busy_since.get_or_insert_with(Instant::now).elapsed() < BUSY_LIMIT =>
+            Err(ProposeError::Busy | ProposeError::NotLeader { .. })
+                if self.busy_since.get_or_insert_with(Instant::now).elapsed() < self.patience =>
             {
-                if !connection.listed {
-                    connection.listed = true;
-                    self.refused.push(at);
-                }
+                self.later(connection, at);
                 false
             }
             Err(error) => {
-                let error = if error == ProposeError::Busy && self.node.leader().is_none() {
-                    ProposeError::NotLeader { leader: None }
-                } else {
-                    error
-                };
                 let resp3 = connection.client.resp3;
                 write_outcome(Err(error), &[], connection.reply_place(), resp3);
                 true
             }
+        }
+    }
+
+    /// Gives refused requests to the cluster once more, unless that would change their order or has lasted too long.
+    fn hand_in_again(&mut self, connection: &mut Connection, at: usize) {
+        let Some(first) = connection.again_from() else {
+            return;
+        };
+        let lasts = connection.refused_since.map(|since| since.elapsed());
+        let end = connection.next_number();
+        let first = if lasts > Some(self.patience) {
+            end
+        } else {
+            first
+        };
+        let resp3 = connection.client.resp3;
+        connection.give_up(first, |error, out| {
+            write_outcome(Err(error), &[], out, resp3);
+        });
+        for number in (0..end.wrapping_sub(first)).map(|step| first.wrapping_add(step)) {
+            let Some((is_read, command)) = connection.refused(number) else {
+                continue;
+            };
+            if self.offer(at, number, is_read, command).is_err() {
+                self.later(connection, at);
+                return;
+            }
+            connection.wait_again(number);
+        }
+    }
+
+    fn offer(
+        &self,
+        at: usize,
+        number: u32,
+        is_read: bool,
+        command: &[u8],
+    ) -> Result<(), ProposeError> {
+        if self.node.leader().is_none() {
+            return Err(ProposeError::NotLeader { leader: None });
+        }
+        let (id, tag) = (
+            self.outbox.id(),
+            tag(at, self.places[at].generation, number),
+        );
+        if is_read {
+            self.node
+                .read_to(id, tag, command, Consistency::Linearizable)
+        } else {
+            self.node.propose_to(id, tag, command)
+        }
+    }
+
+    fn later(&mut self, connection: &mut Connection, at: usize) {
+        if !connection.listed {
+            connection.listed = true;
+            self.refused.push(at);
         }
     }
 }

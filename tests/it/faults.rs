@@ -1,5 +1,7 @@
 //! The counter while things go wrong: killed, stalled, starved of disk, left without a quorum.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
@@ -7,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::cluster::{Cluster, Outcome, incr};
 use crate::load::{Load, check};
-use crate::until;
+use crate::{DEADLINE, until};
 
 fn others(cluster: &Cluster, but: usize) -> Vec<usize> {
     cluster.ids().filter(|&id| id != but).collect()
@@ -34,6 +36,44 @@ fn kill_9_of_the_leader_under_load_loses_nothing() {
         assert_eq!(cluster.get(id, "a"), final_value, "on server {id}");
     }
     cluster.until_equal();
+}
+
+#[test]
+fn a_client_of_a_follower_does_not_notice_that_the_leader_is_killed() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.until_leader();
+    let mut stream =
+        TcpStream::connect(("127.0.0.1", cluster.client_port(leader % 3 + 1))).expect("it listens");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
+    let mut answers = BufReader::new(stream.try_clone().expect("a second handle"));
+    let (mut line, mut count) = (String::new(), 0);
+    // Sixteen in flight, each with its place in the order.
+    let mut pipeline = |rounds: usize| {
+        for _ in 0..rounds {
+            stream
+                .write_all(&b"INCR steady\r\n".repeat(16))
+                .expect("it is taken");
+            for _ in 0..16 {
+                line.clear();
+                answers.read_line(&mut line).expect("an answer in time");
+                count += 1;
+                assert_eq!(line, format!(":{count}\r\n"));
+            }
+        }
+        count
+    };
+    pipeline(20);
+    let killer = std::thread::spawn(move || {
+        cluster.kill(leader);
+        cluster
+    });
+    let mut count = 0;
+    while !killer.is_finished() {
+        count = pipeline(1);
+    }
+    count = pipeline(20).max(count);
+    let cluster = killer.join().expect("the leader was killed");
+    assert_eq!(cluster.get(leader % 3 + 1, "steady"), count);
 }
 
 #[test]
