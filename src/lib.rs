@@ -59,9 +59,13 @@ mod config;
 mod error;
 mod flow;
 mod fsm;
+#[doc(hidden)]
+pub mod fuzzing;
 mod node;
 mod pending;
 mod raft;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod status;
 mod wire;
 

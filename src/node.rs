@@ -100,7 +100,7 @@ impl Node {
         Ok((Self::new(shared, propose, &config, Vec::new()), driver))
     }
 
-    fn new(
+    pub(crate) fn new(
         shared: Arc<Shared>,
         propose: ManySender<Proposal>,
         config: &Config,

@@ -144,7 +144,7 @@ impl Inbox {
         self.end - self.start
     }
 
-    #[cfg(test)]
+    /// Bytes of the buffer.
     pub(crate) fn capacity(&self) -> usize {
         self.bytes.len()
     }

@@ -61,6 +61,8 @@ mod conn;
 mod conns;
 mod event;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hello;
 mod inbox;
 mod life;

@@ -169,6 +169,12 @@ impl<D: Dir> Append<D> {
         }
     }
 
+    /// The log, for whoever checks from outside what it holds.
+    #[cfg(feature = "sim")]
+    pub(crate) fn log(&self) -> &Log<D> {
+        &self.log
+    }
+
     pub(crate) fn flushing(&self) -> bool {
         self.covered.is_some()
     }

@@ -19,7 +19,7 @@ use crate::flow::rings::{
     Ask, AtIndex, Bulk, Entry, InBulk, InBulkKind, InSmall, Proposal, SendBulk, SendSmall, Small,
     ToApply, Write, advance,
 };
-use crate::flow::shared::{Clock, Shared, Stop};
+use crate::flow::shared::{Shared, Stop};
 use crate::flow::sizes::Sizes;
 use crate::pending::Token;
 use crate::raft::{self, Core, Output};
@@ -430,7 +430,7 @@ impl Brain {
 
     /// The leader's stamp: the wall clock, but never less than the last one.
     fn time_us(&mut self) -> u64 {
-        self.last_time_us = self.last_time_us.max(Clock::unix_us());
+        self.last_time_us = self.last_time_us.max(self.shared.clock.unix_us());
         self.last_time_us
     }
 

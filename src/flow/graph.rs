@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use net::Net;
 use ringbuf::{ManySender, Sleeper, Waker};
-use storage::{Disk, FlushWay, Log, Options, Recovered};
+use storage::{Dir, Disk, FlushWay, Log, Options, Recovered};
 
 use crate::flow::append::Append;
 use crate::flow::apply::Apply;
 use crate::flow::consensus::{Consensus, Inputs, Rings};
-use crate::flow::link::GroupLink;
+use crate::flow::link::{GroupLink, Link};
 use crate::flow::receive::Inbound;
 use crate::flow::replicate::Network;
 use crate::flow::reply::{ReplyStage, Sinks};
@@ -21,7 +21,7 @@ use crate::flow::rings::{
     ToApply,
 };
 use crate::flow::runner::{self, Driver};
-use crate::flow::shared::Shared;
+use crate::flow::shared::{Clock, Shared};
 use crate::flow::sizes::Sizes;
 use crate::node::resolve;
 use crate::pending::Table;
@@ -29,9 +29,21 @@ use crate::raft::{self, Core, Membership, Message};
 use crate::{Config, Flush, StartError, StateMachine, Threads};
 
 /// Slots of the rings whose size follows from what their stages do, not from the embedder's load.
-const SMALL_RING: usize = 1024;
-const BULK_RING: usize = 512;
-const INBOUND_BULK_RING: usize = 64;
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RingSizes {
+    pub(crate) small: usize,
+    pub(crate) bulk: usize,
+    pub(crate) inbound_bulk: usize,
+}
+
+impl RingSizes {
+    pub(crate) const PRODUCT: Self = Self {
+        small: 1024,
+        bulk: 512,
+        inbound_bulk: 64,
+    };
+}
+
 /// Buffers of slots begin with this much and grow to the batch they once held.
 const BATCH_BUFFER: usize = 16 << 10;
 
@@ -48,10 +60,10 @@ pub(crate) struct Graph {
     per_stage: bool,
 }
 
-pub(crate) struct Stages {
+pub(crate) struct Stages<D: Dir = Disk, L: Link = GroupLink> {
     pub(crate) consensus: Consensus,
-    pub(crate) append: DiskAppend,
-    pub(crate) network: NetNetwork,
+    pub(crate) append: Append<D>,
+    pub(crate) network: Network<L>,
     pub(crate) apply: Apply,
     pub(crate) reply: ReplyStage,
 }
@@ -70,12 +82,12 @@ pub(crate) struct OtherSleepers {
 }
 
 /// Who is woken for whom.
-struct Wakers {
-    consensus: Waker,
-    append: Waker,
-    network: Waker,
-    apply: Waker,
-    reply: Waker,
+pub(crate) struct Wakers {
+    pub(crate) consensus: Waker,
+    pub(crate) append: Waker,
+    pub(crate) network: Waker,
+    pub(crate) apply: Waker,
+    pub(crate) reply: Waker,
 }
 
 pub(crate) fn build(
@@ -97,7 +109,9 @@ pub(crate) fn build(
     let flush_bell = Arc::new(OnceLock::new());
     let (log, recovered) = open_log(config, flush_bell.clone())?;
     report_recovery(config, &recovered);
-    let mut net = open_net(listener()?, config, recovered.identity.incarnation, nonce)?;
+    let known = log.known_peers().list().to_vec();
+    let incarnation = recovered.identity.incarnation;
+    let mut net = open_net(listener()?, config, incarnation, known, nonce)?;
     if let Some(fd) = log.completion_fd().filter(|_| !per_stage) {
         net.watch(fd).map_err(|source| StartError::Io {
             what: "watching io_uring completions".into(),
@@ -111,6 +125,66 @@ pub(crate) fn build(
         flush_bell.set(wakers.append.clone()).is_ok(),
         "the flush has one bell"
     );
+    let link = GroupLink {
+        net,
+        group: config.group,
+    };
+    let made = wire(
+        config,
+        Parts {
+            log,
+            recovered,
+            link,
+            machine,
+            clock: Clock::system(),
+            nonce,
+            wakers,
+            rings: RingSizes::PRODUCT,
+        },
+    );
+    let graph = Graph {
+        shared: made.shared,
+        propose: made.propose,
+        stages: made.stages,
+        sleepers,
+        per_stage,
+    };
+    graph.announce(config);
+    Ok(graph)
+}
+
+/// What a node stands on, opened.
+pub(crate) struct Parts<D: Dir, L: Link> {
+    pub(crate) log: Log<D>,
+    pub(crate) recovered: Recovered,
+    pub(crate) link: L,
+    pub(crate) machine: Box<dyn StateMachine>,
+    pub(crate) clock: Clock,
+    /// A random number of this life of the node.
+    pub(crate) nonce: u64,
+    pub(crate) wakers: Wakers,
+    pub(crate) rings: RingSizes,
+}
+
+/// A node as stages and the handles on them: who runs them is another matter.
+pub(crate) struct Wired<D: Dir, L: Link> {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) propose: ManySender<Proposal>,
+    pub(crate) stages: Stages<D, L>,
+}
+
+/// Makes the rings, and gives each stage its ends of them.
+pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wired<D, L> {
+    let Parts {
+        log,
+        recovered,
+        link,
+        machine,
+        clock,
+        nonce,
+        wakers,
+        rings,
+    } = parts;
     // `replied`: apply and consensus -> reply. See `flow/reply.rs`.
     let (sinks, replied) = Sinks::new(config.max_pending, wakers.reply.clone());
     let table = Arc::new(Table::new(
@@ -119,7 +193,7 @@ pub(crate) fn build(
         (nonce >> 32) as u32,
         sinks,
     ));
-    let shared = Arc::new(Shared::new(config, nonce as u32, table.clone()));
+    let shared = Arc::new(Shared::new(config, nonce as u32, clock, table.clone()));
 
     // `propose`: any thread -> consensus. Full: the caller gets `Busy`.
     let inline = config.inline_bytes;
@@ -140,7 +214,7 @@ pub(crate) fn build(
     let nothing = Message::HeartbeatReply { term: 0, round: 0 };
     let (send_small, mut sent_small) = ringbuf::ring(
         "send_small",
-        SMALL_RING,
+        rings.small,
         || SendSmall {
             to: 0,
             message: nothing,
@@ -149,7 +223,7 @@ pub(crate) fn build(
     );
     let (send_bulk, mut sent_bulk) = ringbuf::ring(
         "send_bulk",
-        BULK_RING,
+        rings.bulk,
         || SendBulk {
             to: 0,
             what: Bulk::Refused { term: 0 },
@@ -160,7 +234,7 @@ pub(crate) fn build(
     // `in_small`, `in_bulk`: network -> consensus. Full: the frame's connection is not read.
     let (in_small, mut small) = ringbuf::ring(
         "in_small",
-        SMALL_RING,
+        rings.small,
         || InSmall {
             from: 0,
             what: Small::Down,
@@ -170,7 +244,7 @@ pub(crate) fn build(
     );
     let (in_bulk, mut bulk) = ringbuf::ring(
         "in_bulk",
-        INBOUND_BULK_RING,
+        rings.inbound_bulk,
         || InBulk {
             from: 0,
             what: InBulkKind::Refused,
@@ -181,7 +255,7 @@ pub(crate) fn build(
     // `apply`: consensus -> apply, what happens at an index. Full: reads are `Busy`.
     let (at_index, mut reached) = ringbuf::ring(
         "apply",
-        config.max_pending.max(SMALL_RING),
+        config.max_pending.max(rings.small),
         || ToApply(AtIndex::LeaderStop { term: 0 }),
         wakers.apply.clone(),
     );
@@ -242,12 +316,16 @@ pub(crate) fn build(
         recovered.last_time_us,
         nonce >> 2,
     );
-    let inbound = Inbound::new(in_small, in_bulk, shared.clone(), config.max_entry_bytes);
+    let mut known_peers = log.known_peers();
+    let inbound = Inbound::new(
+        in_small,
+        in_bulk,
+        shared.clone(),
+        config.max_entry_bytes,
+        Box::new(move |peer, incarnation| known_peers.meet(peer, incarnation)),
+    );
     let network = Network::new(
-        GroupLink {
-            net,
-            group: config.group,
-        },
+        link,
         reader.clone(),
         sent_small,
         sent_bulk,
@@ -276,15 +354,11 @@ pub(crate) fn build(
         apply,
         reply,
     };
-    let graph = Graph {
+    Wired {
         shared,
         propose,
         stages,
-        sleepers,
-        per_stage,
-    };
-    graph.announce(config);
-    Ok(graph)
+    }
 }
 
 /// A ring's reading end, whatever it carries.
@@ -373,9 +447,11 @@ fn open_net(
     listener: TcpListener,
     config: &Config,
     incarnation: u64,
+    known: Vec<(u64, u64)>,
     seed: u64,
 ) -> Result<Net<crate::flow::replicate::Body>, StartError> {
     let mut settings = net::Config::new(config.cluster_id(), u64::from(config.id.0), incarnation);
+    settings.known_incarnations = known;
     // A frame holds one message's entries, or one longer entry, or a batch of forwarded proposals.
     let largest = config
         .max_append_bytes

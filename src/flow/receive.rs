@@ -3,13 +3,16 @@
 //! Messages are decoded here and entries verified, record by record; what does not hold together is dropped with a
 //! warning, and the sender finds out by the answer that does not come. When a ring is full the frame stays where it is
 //! and its connection is not read: TCP holds the peer back. Small messages and entries have a ring each.
+//!
+//! A peer counts only while it has the directory that it was first met with, and only once that is on disk here.
 
 use std::sync::Arc;
 
 use net::{Event, Handled};
 use ringbuf::Sender;
-use storage::record;
+use storage::{StorageError, record};
 
+use crate::Fault;
 use crate::flow::forward;
 use crate::flow::rings::{InBulk, InBulkKind, InSmall, Small};
 use crate::flow::shared::Shared;
@@ -24,9 +27,17 @@ pub(crate) struct Inbound {
     bulk: Sender<InBulk>,
     shared: Arc<Shared>,
     max_entry_bytes: usize,
+    meet: Meet,
+    /// Peers that are connected with another directory than they are known with: nothing of theirs is heard.
+    strangers: Vec<u64>,
+    /// Why no peer can be met any more.
+    failed: Option<Fault>,
     /// A frame was put on hold since the last turn.
     held: bool,
 }
+
+/// Whether a peer (its id) has the directory (its incarnation) that it is known with: `storage::KnownPeers::meet`.
+pub(crate) type Meet = Box<dyn FnMut(u64, u64) -> Result<bool, StorageError> + Send>;
 
 impl Inbound {
     pub(crate) fn new(
@@ -34,12 +45,16 @@ impl Inbound {
         bulk: Sender<InBulk>,
         shared: Arc<Shared>,
         max_entry_bytes: usize,
+        meet: Meet,
     ) -> Self {
         Self {
             small,
             bulk,
             shared,
             max_entry_bytes,
+            meet,
+            strangers: Vec::new(),
+            failed: None,
             held: false,
         }
     }
@@ -54,11 +69,24 @@ impl Inbound {
         self.held = false;
     }
 
+    /// What has gone wrong for good.
+    pub(crate) fn check(&self) -> Result<(), Fault> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
     pub(crate) fn on(&mut self, event: Event<'_>) -> Handled {
         let handled = match event {
             Event::Up { peer, incarnation } => {
                 tracing::debug!(node = self.shared.id.0, peer, incarnation, "peer is up");
+                if !self.met(peer, incarnation) {
+                    return Handled::Taken;
+                }
                 self.small(peer, Small::Up, &[])
+            }
+            Event::Down { peer, .. } | Event::Frame { peer, .. }
+                if self.strangers.contains(&peer) =>
+            {
+                return Handled::Taken;
             }
             Event::Down { peer, reason } => {
                 tracing::debug!(node = self.shared.id.0, peer, "peer is down: {reason}");
@@ -83,6 +111,25 @@ impl Inbound {
         };
         self.held |= handled == Handled::Hold;
         handled
+    }
+
+    /// Whether the peer that has connected is the one that it was.
+    fn met(&mut self, peer: u64, incarnation: u64) -> bool {
+        self.strangers.retain(|stranger| *stranger != peer);
+        let met = (self.meet)(peer, incarnation).unwrap_or_else(|error| {
+            self.failed = Some(Fault::Storage(error.to_string().into()));
+            false
+        });
+        if !met {
+            tracing::warn!(
+                node = self.shared.id.0,
+                peer,
+                incarnation,
+                "not heard: this is not the directory it was met with, or what was met cannot be kept"
+            );
+            self.strangers.push(peer);
+        }
+        met
     }
 
     fn frame(&mut self, peer: u64, kind: u8, head: &[u8], body: &[u8]) -> Handled {

@@ -113,8 +113,11 @@ impl<L: Link> Network<L> {
     pub(crate) fn receive(&mut self, timeout: Option<Duration>) -> Result<usize, Fault> {
         let Self { link, inbound, .. } = self;
         inbound.begin();
-        link.poll(timeout, &mut |event| inbound.on(event))
-            .map_err(|error| Fault::Network(format!("waiting for sockets: {error}").into()))
+        let heard = link
+            .poll(timeout, &mut |event| inbound.on(event))
+            .map_err(|error| Fault::Network(format!("waiting for sockets: {error}").into()))?;
+        inbound.check()?;
+        Ok(heard)
     }
 
     pub(crate) fn has_work(&mut self) -> bool {

@@ -23,29 +23,43 @@ pub(crate) enum Stop {
 
 /// The node's clocks. Stages do not read them: they are told the time.
 #[derive(Debug)]
-pub(crate) struct Clock {
-    start: Instant,
+pub(crate) enum Clock {
+    /// The machine's.
+    System { start: Instant },
+    /// A simulator's, which it moves.
+    #[cfg(feature = "sim")]
+    Simulated(crate::sim::clock::NodeClock),
 }
 
 impl Clock {
-    pub(crate) fn new() -> Self {
-        Self {
+    pub(crate) fn system() -> Self {
+        Self::System {
             start: Instant::now(),
         }
     }
 
     /// Microseconds since the node started; never goes back.
     pub(crate) fn now_us(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+        match self {
+            Self::System { start } => {
+                u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
+            }
+            #[cfg(feature = "sim")]
+            Self::Simulated(clock) => clock.now_us(),
+        }
     }
 
     /// Microseconds since the Unix epoch, by the wall clock: it may jump.
-    pub(crate) fn unix_us() -> u64 {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| {
-                u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-            })
+    pub(crate) fn unix_us(&self) -> u64 {
+        match self {
+            Self::System { .. } => SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| {
+                    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+                }),
+            #[cfg(feature = "sim")]
+            Self::Simulated(clock) => clock.unix_us(),
+        }
     }
 }
 
@@ -74,7 +88,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: &Config, nonce: u32, table: Arc<Table>) -> Self {
+    pub(crate) fn new(config: &Config, nonce: u32, clock: Clock, table: Arc<Table>) -> Self {
         let id = config.id;
         let peers = config
             .members
@@ -92,7 +106,7 @@ impl Shared {
         Self {
             id,
             origin: u64::from(id.0) << 32 | u64::from(nonce),
-            clock: Clock::new(),
+            clock,
             table,
             marks: Marks::default(),
             term: AtomicU64::new(0),

@@ -27,6 +27,7 @@ use crate::identity::Identity;
 use crate::mark::{MARK_LEN, Mark, MarkKind};
 use crate::meta::{Meta, MetaState, Vote};
 use crate::options::Options;
+use crate::peers::KnownPeers;
 use crate::prepare::{Preparer, Segment};
 use crate::reader::{Published, Reader};
 use crate::record;
@@ -74,6 +75,7 @@ pub struct Log<D: Dir> {
     /// What the mark at the tail says was flushed.
     pub(crate) marked: u64,
     pub(crate) meta: Meta<D::File>,
+    known_peers: KnownPeers<D>,
     pub(crate) published: Arc<Published>,
     pub(crate) flight: Option<Flight>,
     /// A flush is over, and the next poll tells.
@@ -98,6 +100,7 @@ pub(crate) struct Parts<D: Dir> {
     pub(crate) identity: Identity,
     pub(crate) options: Options,
     pub(crate) meta: Meta<D::File>,
+    pub(crate) known_peers: KnownPeers<D>,
     pub(crate) flusher: D::Flusher,
     pub(crate) preparer: Preparer<D>,
     pub(crate) lock: D::Lock,
@@ -126,6 +129,7 @@ impl<D: Dir> Log<D> {
             identity,
             options,
             meta,
+            known_peers,
             flusher,
             preparer,
             lock,
@@ -147,6 +151,7 @@ impl<D: Dir> Log<D> {
             durable: loaded.last,
             marked: loaded.marked,
             meta,
+            known_peers,
             published,
             flight: None,
             done_unsaid: false,
@@ -388,6 +393,11 @@ impl<D: Dir> Log<D> {
     /// Whose log it is.
     pub fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// The directories that the peers were known to have when the log was opened. One clone is to keep it from then on.
+    pub fn known_peers(&self) -> KnownPeers<D> {
+        self.known_peers.clone()
     }
 
     /// Flushes begun since the log was opened.

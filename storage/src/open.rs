@@ -13,6 +13,7 @@ use crate::log::{Log, Parts, Recovered};
 use crate::mark::{Mark, MarkKind};
 use crate::meta::{META_LEN, META_NAME, Meta, MetaState};
 use crate::options::Options;
+use crate::peers::KnownPeers;
 use crate::prepare::{Preparer, Workshop};
 use crate::record;
 use crate::recover::{Decision, Found};
@@ -63,6 +64,8 @@ pub(crate) fn open<D: Dir>(
     if options.sync {
         dir.sync_dir("").doing("flush the directory", &root)?;
     }
+
+    let known_peers = KnownPeers::open(dir.clone(), &names, options.sync)?;
 
     let meta_path = dir.path(META_NAME);
     let file = dir.open(META_NAME).doing("open", &meta_path)?;
@@ -117,6 +120,7 @@ pub(crate) fn open<D: Dir>(
         identity,
         options,
         meta,
+        known_peers,
         flusher,
         preparer,
         lock,

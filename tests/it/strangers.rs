@@ -208,6 +208,43 @@ fn garbage_on_the_raft_port_disturbs_nobody() {
 }
 
 #[test]
+fn a_node_whose_directory_was_wiped_is_not_taken_back() {
+    let mut cluster = Cluster::start(3);
+    let wiped = cluster.until_leader() % 3 + 1;
+    let others: Vec<usize> = cluster.ids().filter(|&id| id != wiped).collect();
+    assert_eq!(cluster.incr(wiped, "a"), 1);
+    cluster.until_equal();
+    for id in cluster.ids() {
+        cluster.kill(id);
+    }
+    let directory = cluster.data(wiped);
+    let kept = directory.with_extension("kept");
+    std::fs::rename(&directory, &kept).expect("moved away");
+
+    // Alone with the wiped one, a node that remembers who it was does not lead: that one may have voted otherwise.
+    cluster.start_one(others[0]);
+    cluster.start_one(wiped);
+    until("the wiped node is refused", || {
+        cluster.log(wiped).contains("was wiped or replaced")
+    });
+    let info = cluster.info(others[0]).expect("it answers");
+    assert_eq!(info.number("leader"), 0);
+    // The others are a majority without it.
+    cluster.start_one(others[1]);
+    let leader = cluster.until_leader_of(&others);
+    assert_eq!(cluster.incr(leader, "a"), 2);
+
+    // With its directory it is who it was.
+    cluster.kill(wiped);
+    std::fs::remove_dir_all(&directory).expect("removed");
+    std::fs::rename(&kept, &directory).expect("moved back");
+    cluster.start_one(wiped);
+    cluster.until_leader();
+    cluster.until_equal();
+    assert_eq!(cluster.get(wiped, "a"), 2);
+}
+
+#[test]
 fn two_processes_on_one_directory_are_told_apart() {
     let cluster = Cluster::start(3);
     let data = cluster.data(1);

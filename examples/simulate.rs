@@ -1,0 +1,3 @@
+//! Runs simulated clusters from seeds.
+
+fn main() {}

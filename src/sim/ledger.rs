@@ -1,0 +1,212 @@
+//! The state machine of the simulated cluster, and what all of its copies must agree on.
+//!
+//! A command is the number of an operation, padded to some length; it adds one to the counter, and its reply is the
+//! counter after it. Whichever node applies an index first writes it into the ledger; every other, and the same one in
+//! a later life, must find there what it applies itself.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::sim::rng::mix;
+use crate::{Batch, Index, StateMachine, Term};
+
+/// The number of the operation that entry is not: the first entries of terms.
+pub(crate) const NO_OP: u64 = u64::MAX;
+
+/// What was applied at an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Applied {
+    pub(crate) term: Term,
+    pub(crate) time_us: u64,
+    pub(crate) op: u64,
+    /// Of the command's bytes.
+    digest: u64,
+    /// The counter after it.
+    pub(crate) value: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    /// By index, from 1 on.
+    entries: Vec<Applied>,
+    /// By operation: where it was applied, 0 for nowhere; and whether its client was told that it never will be.
+    at: Vec<u64>,
+    refused: Vec<bool>,
+    /// The first disagreement.
+    pub(crate) violation: Option<String>,
+}
+
+impl Book {
+    pub(crate) fn entry(&self, index: Index) -> Option<&Applied> {
+        self.entries.get(usize::try_from(index).ok()?.checked_sub(1)?)
+    }
+
+    pub(crate) fn last(&self) -> Index {
+        self.entries.len() as u64
+    }
+
+    /// Where an operation was applied; `None` if it was not.
+    pub(crate) fn place_of(&self, op: u64) -> Option<Index> {
+        self.at.get(op as usize).copied().filter(|&at| at > 0)
+    }
+
+    /// An operation begins.
+    pub(crate) fn begin(&mut self) -> u64 {
+        self.at.push(0);
+        self.refused.push(false);
+        self.at.len() as u64 - 1
+    }
+
+    /// The client was told that the operation will never be applied.
+    pub(crate) fn refuse(&mut self, op: u64, why: &str) {
+        self.refused[op as usize] = true;
+        if let Some(at) = self.place_of(op) {
+            self.blame(format!(
+                "operation {op} was refused ({why}) and is applied at index {at}"
+            ));
+        }
+    }
+
+    fn blame(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+
+    fn apply(&mut self, node: u64, index: Index, entry: Applied) {
+        if let Some(found) = self.entry(index) {
+            if *found != entry {
+                let found = *found;
+                self.blame(format!(
+                    "node {node} applies {entry:?} at index {index}, where {found:?} was applied before"
+                ));
+            }
+            return;
+        }
+        if index != self.last() + 1 {
+            let last = self.last();
+            self.blame(format!(
+                "node {node} applies index {index}, and the last that anybody applied is {last}"
+            ));
+            return;
+        }
+        if let Some(before) = self.entries.last()
+            && (entry.term < before.term || entry.time_us < before.time_us)
+        {
+            let before = *before;
+            self.blame(format!(
+                "index {index} goes back in term or time: {entry:?} after {before:?}"
+            ));
+        }
+        self.entries.push(entry);
+        if entry.op == NO_OP {
+            return;
+        }
+        let at = entry.op as usize;
+        if at >= self.at.len() {
+            self.blame(format!("index {index} holds what nobody proposed: {entry:?}"));
+        } else if self.at[at] != 0 {
+            let first = self.at[at];
+            self.blame(format!(
+                "operation {at} is applied twice, at {first} and at {index}"
+            ));
+        } else if self.refused[at] {
+            self.blame(format!(
+                "operation {at} was refused and is applied at index {index}"
+            ));
+        } else {
+            self.at[at] = index;
+        }
+    }
+
+    /// A number of all that was applied.
+    pub(crate) fn digest(&self) -> u64 {
+        self.entries.iter().fold(0, |sum, entry| {
+            mix(sum ^ entry.digest ^ entry.term.rotate_left(17) ^ entry.time_us.rotate_left(40))
+        })
+    }
+}
+
+/// Shared by all nodes and the checks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ledger(Arc<Mutex<Book>>);
+
+impl Ledger {
+    /// Never waited for: everything runs in one thread.
+    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One node's copy, in one of its lives.
+#[derive(Debug)]
+pub(crate) struct Counter {
+    pub(crate) node: u64,
+    pub(crate) ledger: Ledger,
+    pub(crate) value: u64,
+    pub(crate) applied: Index,
+}
+
+impl Counter {
+    fn advance(&mut self, index: Index, entry: Applied) {
+        let mut book = self.ledger.book();
+        if index != self.applied + 1 {
+            let (node, applied) = (self.node, self.applied);
+            book.blame(format!("node {node} applies {index} after {applied}"));
+        }
+        self.applied = index;
+        book.apply(self.node, index, entry);
+    }
+}
+
+/// The operation that a command stands for.
+pub(crate) fn op_of(command: &[u8]) -> u64 {
+    command
+        .first_chunk::<8>()
+        .map_or(NO_OP - 1, |bytes| u64::from_le_bytes(*bytes))
+}
+
+fn digest(bytes: &[u8]) -> u64 {
+    bytes.chunks(8).fold(bytes.len() as u64, |sum, chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        mix(sum ^ u64::from_le_bytes(word))
+    })
+}
+
+impl StateMachine for Counter {
+    fn apply(&mut self, batch: &mut Batch<'_>) -> io::Result<()> {
+        while let Some((entry, reply)) = batch.next() {
+            self.value += 1;
+            reply.extend_from_slice(&self.value.to_le_bytes());
+            let (index, applied) = (
+                entry.index,
+                Applied {
+                    term: entry.term,
+                    time_us: entry.time_us,
+                    op: op_of(entry.command),
+                    digest: digest(entry.command),
+                    value: self.value,
+                },
+            );
+            self.advance(index, applied);
+        }
+        Ok(())
+    }
+
+    fn query(&self, _query: &[u8], reply: &mut Vec<u8>) {
+        reply.extend_from_slice(&self.value.to_le_bytes());
+    }
+
+    fn new_term(&mut self, term: Term, at: Index, time_us: u64) {
+        let value = self.value;
+        self.advance(
+            at,
+            Applied {
+                term,
+                time_us,
+                op: NO_OP,
+                digest: 0,
+                value,
+            },
+        );
+    }
+}

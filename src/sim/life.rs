@@ -1,0 +1,306 @@
+//! A simulated node: its disk, which outlives it, and the stages of the life that it leads now.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ringbuf::Waker;
+use storage::{Log, Memory, Reader, Recovered, StorageError, Vote};
+
+use crate::flow::graph::{self, Parts, RingSizes, Stages, Wakers};
+use crate::flow::shared::{Clock, Shared};
+use crate::node::Node;
+use crate::sim::clock::NodeClock;
+use crate::sim::fabric::Fabric;
+use crate::sim::ledger::{Counter, Ledger};
+use crate::sim::link::SimLink;
+use crate::{Config, Fault, Outbox, ProposeError, Reply, Role};
+
+/// What a poll is of. The order is that of the shared thread plan; the simulator takes them in any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    Receive,
+    Finish,
+    Consensus,
+    Write,
+    Apply,
+    Reply,
+    Send,
+    Flush,
+}
+
+pub(crate) const ACTS: [Act; 8] = [
+    Act::Receive,
+    Act::Finish,
+    Act::Consensus,
+    Act::Write,
+    Act::Apply,
+    Act::Reply,
+    Act::Send,
+    Act::Flush,
+];
+
+/// An answer on its way to the client: the operation's number, and what became of it.
+pub(crate) type Answer = (u64, Result<Reply, ProposeError>);
+
+/// Answers that a node has given and its clients have not taken yet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Answers(Arc<Mutex<Vec<Answer>>>);
+
+impl Answers {
+    pub(crate) fn push(&self, answer: Answer) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(answer);
+    }
+
+    pub(crate) fn take(&self) -> Vec<Answer> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What the disk of a node must still have after any crash.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) reader: Reader,
+    pub(crate) durable: u64,
+    pub(crate) vote: Vote,
+}
+
+/// A node between a start and a crash.
+pub(crate) struct Life {
+    pub(crate) stages: Stages<Memory, SimLink>,
+    pub(crate) node: Node,
+    pub(crate) outbox: Outbox,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) reader: Reader,
+    pub(crate) clock: NodeClock,
+    pub(crate) answers: Answers,
+    /// When the flush that runs is let go; `None` while none runs.
+    pub(crate) flush_done_us: Option<u64>,
+    pub(crate) committed: u64,
+    pub(crate) applied: u64,
+}
+
+/// Everything a life begins with.
+pub(crate) struct Start<'a> {
+    pub(crate) at: usize,
+    pub(crate) config: &'a Config,
+    pub(crate) rings: RingSizes,
+    pub(crate) disk: &'a Memory,
+    pub(crate) fabric: &'a Fabric,
+    pub(crate) ledger: &'a Ledger,
+    pub(crate) clock: NodeClock,
+    pub(crate) nonce: u64,
+}
+
+pub(crate) fn open(
+    disk: &Memory,
+    config: &Config,
+) -> Result<(Log<Memory>, Recovered), StorageError> {
+    let mut options = storage::Options::default();
+    options.segment_bytes = config.segment_bytes;
+    options.max_record_bytes = config.max_entry_bytes;
+    Log::open(
+        disk.clone(),
+        options,
+        config.cluster_id(),
+        config.group,
+        u64::from(config.id.0),
+    )
+}
+
+impl Life {
+    pub(crate) fn begin(start: Start<'_>) -> Result<(Self, Recovered), StorageError> {
+        let Start {
+            at,
+            config,
+            rings,
+            disk,
+            fabric,
+            ledger,
+            clock,
+            nonce,
+        } = start;
+        let (log, recovered) = open(disk, config)?;
+        let reader = log.reader();
+        let machine = Counter {
+            node: at as u64 + 1,
+            ledger: ledger.clone(),
+            value: 0,
+            applied: 0,
+        };
+        let nobody = Waker::none;
+        let made = graph::wire(
+            config,
+            Parts {
+                log,
+                recovered: recovered.clone(),
+                link: SimLink::new(at, fabric.clone()),
+                machine: Box::new(machine),
+                clock: Clock::Simulated(clock.clone()),
+                nonce,
+                wakers: Wakers {
+                    consensus: nobody(),
+                    append: nobody(),
+                    network: nobody(),
+                    apply: nobody(),
+                    reply: nobody(),
+                },
+                rings,
+            },
+        );
+        let node = Node::new(made.shared.clone(), made.propose, config, Vec::new());
+        let outbox = node.outbox(|| ()).expect("the first outbox of a node");
+        let life = Self {
+            stages: made.stages,
+            node,
+            outbox,
+            shared: made.shared,
+            reader,
+            clock,
+            answers: Answers::default(),
+            flush_done_us: None,
+            committed: 0,
+            applied: 0,
+        };
+        Ok((life, recovered))
+    }
+
+    /// One poll of one stage, as its thread would do it.
+    pub(crate) fn poll(&mut self, act: Act) -> Result<usize, Fault> {
+        let now_us = self.clock.now_us();
+        let Stages {
+            consensus,
+            append,
+            network,
+            apply,
+            reply,
+        } = &mut self.stages;
+        match act {
+            Act::Receive => network.receive(None),
+            Act::Finish => append.finish(now_us),
+            Act::Consensus => Ok(consensus.poll(now_us)),
+            Act::Write => append.write(now_us),
+            Act::Apply => apply.poll(now_us),
+            Act::Reply => Ok(reply.poll()),
+            Act::Send => Ok(network.send()),
+            Act::Flush => append.flush(now_us),
+        }
+    }
+
+    /// Whether any stage would find something, by its own word: this is what a thread asks before it sleeps.
+    pub(crate) fn has_work(&mut self) -> bool {
+        let Stages {
+            consensus,
+            append,
+            network,
+            apply,
+            reply,
+        } = &mut self.stages;
+        consensus.has_work()
+            || append.has_work()
+            || network.has_work()
+            || apply.has_work()
+            || reply.has_work()
+    }
+
+    /// The true time at which a stage wants to be polled even if nothing comes.
+    pub(crate) fn deadline_us(&self) -> u64 {
+        let Stages {
+            consensus,
+            append,
+            apply,
+            ..
+        } = &self.stages;
+        let own = consensus
+            .deadline_us()
+            .min(append.deadline_us())
+            .min(apply.deadline_us());
+        self.clock.true_time_of(own)
+    }
+
+    /// Ends as a node ends that can no longer keep its promises: it answers what it can.
+    pub(crate) fn fail(&mut self, fault: Fault) {
+        self.shared.fail(fault);
+        self.stages.consensus.close();
+        self.stages.apply.close();
+        while self.stages.reply.poll() > 0 {}
+        self.shared.end();
+    }
+
+    pub(crate) fn kept(&self) -> Kept {
+        let log = self.stages.append.log();
+        Kept {
+            reader: self.reader.clone(),
+            durable: log.durable(),
+            vote: log.durable_vote(),
+        }
+    }
+
+    /// The term of the entry at `index` if it is durable here, by the log's word.
+    pub(crate) fn durable_term(&self, index: u64) -> Option<u64> {
+        (index <= self.stages.append.log().durable())
+            .then(|| term_at(&self.reader, index))
+            .flatten()
+    }
+
+    pub(crate) fn leads_in(&self) -> Option<u64> {
+        (self.shared.role() == Role::Leader).then(|| self.shared.term())
+    }
+
+    pub(crate) fn last_committed(&self) -> u64 {
+        self.shared.marks.committed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn last_applied(&self) -> u64 {
+        self.shared.marks.applied.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        // Nobody listens any more. This only lets go of callbacks that would keep the table alive for ever.
+        self.shared.end();
+    }
+}
+
+pub(crate) fn term_at(reader: &Reader, index: u64) -> Option<u64> {
+    let slice = reader.slice(index, index, u64::MAX)?;
+    slice.records().next().map(|record| record.header.term)
+}
+
+/// A node over all its lives.
+pub(crate) struct SimNode {
+    pub(crate) config: Config,
+    pub(crate) disk: Memory,
+    pub(crate) life: Option<Life>,
+    /// Lives begun so far.
+    pub(crate) lives: u64,
+    pub(crate) kept: Option<Kept>,
+    pub(crate) rate_ppm: u64,
+    pub(crate) wall_offset_us: i64,
+    /// While it is paused: until when.
+    pub(crate) paused_until_us: Option<u64>,
+    /// While it is down: when it is started again.
+    pub(crate) start_us: u64,
+    /// How long a flush takes, about; and until when it takes much longer.
+    pub(crate) flush_us: u64,
+    pub(crate) slow_until_us: u64,
+}
+
+impl SimNode {
+    pub(crate) fn runs(&self) -> bool {
+        self.life.is_some() && self.paused_until_us.is_none()
+    }
+
+    pub(crate) fn durable_term(&self, index: u64) -> Option<u64> {
+        match (&self.life, &self.kept) {
+            (Some(life), _) => life.durable_term(index),
+            (None, Some(kept)) => (index <= kept.durable)
+                .then(|| term_at(&kept.reader, index))
+                .flatten(),
+            (None, None) => None,
+        }
+    }
+}

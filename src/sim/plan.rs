@@ -1,0 +1,156 @@
+//! What the seed decides before a run begins: how large everything is, and what may go wrong.
+//!
+//! Each run gets a different, narrow corner (swarm testing): some have no crashes at all, some nothing but crashes, so
+//! that one kind of fault does not hide what another would show.
+
+use std::time::Duration;
+
+use crate::flow::graph::RingSizes;
+use crate::sim::fabric::Weather;
+use crate::sim::rng::Rng;
+use crate::{Config, Member, NodeId};
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// The process dies; what it wrote is in the page cache.
+    Kill,
+    /// The machine loses power: what was not flushed is lost, sector by sector, by chance or all of it.
+    PowerCut,
+    /// All machines lose power at once.
+    Blackout,
+    /// The process stands still and goes on later, as after SIGSTOP.
+    Pause,
+    /// The nodes fall into two parts.
+    Partition,
+    /// One node is alone.
+    Isolate,
+    /// One node hears another no more; the other way is open.
+    OneWay,
+    /// Two halves that only one node sees both of.
+    Bridge,
+    /// A connection breaks and is made anew.
+    Reset,
+    /// The network is slow for a while.
+    SlowNetwork,
+    /// Flushes take long for a while.
+    SlowDisk,
+    /// One of the next writes or flushes fails with EIO.
+    DiskError,
+    /// No new segment can be made until there is room again.
+    DiskFull,
+    /// The wall clock is set to another time.
+    ClockJump,
+}
+
+pub(crate) const TROUBLES: [(Trouble, &str); 14] = [
+    (Trouble::Kill, "fault: process killed"),
+    (Trouble::PowerCut, "fault: power cut"),
+    (Trouble::Blackout, "fault: power cut of all nodes"),
+    (Trouble::Pause, "fault: pause"),
+    (Trouble::Partition, "fault: partition"),
+    (Trouble::Isolate, "fault: isolated node"),
+    (Trouble::OneWay, "fault: one-way cut"),
+    (Trouble::Bridge, "fault: bridge partition"),
+    (Trouble::Reset, "fault: connection reset"),
+    (Trouble::SlowNetwork, "fault: slow network"),
+    (Trouble::SlowDisk, "fault: slow disk"),
+    (Trouble::DiskError, "fault: disk error"),
+    (Trouble::DiskFull, "fault: disk full"),
+    (Trouble::ClockJump, "fault: clock jump"),
+];
+
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) nodes: usize,
+    pub(crate) config: Config,
+    pub(crate) rings: RingSizes,
+    pub(crate) weather: Weather,
+    pub(crate) troubles: Vec<Trouble>,
+    /// Between two troubles, about.
+    pub(crate) trouble_every_us: u64,
+    /// How long one lasts, about.
+    pub(crate) trouble_us: u64,
+    /// Between two operations of all clients together, about.
+    pub(crate) op_every_us: u64,
+    /// Operations under way at the most.
+    pub(crate) most_open: usize,
+    pub(crate) reads_ppm: u64,
+    /// The longest command, in bytes.
+    pub(crate) command_bytes: u64,
+    /// How far the nodes' clocks may run too fast or too slow.
+    pub(crate) skew_ppm: u64,
+    pub(crate) flush_us: u64,
+}
+
+impl Plan {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let nodes = rng.pick(&[1, 3, 3, 3, 3, 5, 5]);
+        let members = (1..=nodes as u32)
+            .map(|id| Member {
+                id: NodeId(id),
+                addr: format!("sim:{id}"),
+            })
+            .collect();
+        let election_ms = rng.pick(&[50, 150, 300, 1000]);
+        let small_windows = rng.chance(300_000);
+        let config = Config {
+            election_timeout: Duration::from_millis(election_ms),
+            heartbeat: Duration::from_millis(election_ms / rng.pick(&[3, 10])),
+            proposal_timeout: Duration::from_millis(election_ms * rng.pick(&[2, 5, 20])),
+            forward: !rng.chance(200_000),
+            segment_bytes: rng.pick(&[64 << 10, 64 << 10, 256 << 10]),
+            max_entry_bytes: 8 << 10,
+            inline_bytes: rng.pick(&[16, 64, 256]),
+            max_pending: rng.pick(&[64, 128, 512]),
+            max_spilled_bytes: rng.pick(&[16 << 10, 1 << 20]),
+            propose_ring: rng.pick(&[64, 256]),
+            entry_ring: rng.pick(&[64, 64, 128]),
+            max_batch_bytes: rng.pick(&[512, 4 << 10, 64 << 10]),
+            max_append_bytes: rng.pick(&[256, 4 << 10, 64 << 10]),
+            max_inflight_messages: if small_windows { 2 } else { 64 },
+            max_inflight_bytes: if small_windows { 64 << 10 } else { 1 << 20 },
+            max_uncommitted_bytes: rng.pick(&[64 << 10, 1 << 20]),
+            ..Config::new(NodeId(1), "simulated", members)
+        };
+        let config = config.checked().expect("every plan is a configuration");
+        let election_us = election_ms * 1000;
+        let foul = rng.chance(350_000);
+        let weather = Weather {
+            delay_us: rng.pick(&[5, 50, 200]),
+            spread_us: rng.pick(&[10, 200, 2_000]),
+            spike_ppm: rng.pick(&[0, 500, 20_000]),
+            spike_us: election_us,
+            loss_ppm: if foul { rng.pick(&[1_000, 50_000]) } else { 0 },
+            double_ppm: rng.pick(&[0, 10_000, 100_000]),
+            overtake_ppm: rng.pick(&[0, 10_000, 300_000]),
+            stall_us: (election_us * 3).max(1_000_000),
+            queue_frames: rng.pick(&[64, 1024]),
+        };
+        let odds = rng.pick(&[150_000, 400_000, 800_000]);
+        let troubles = TROUBLES
+            .iter()
+            .map(|(trouble, _)| *trouble)
+            .filter(|_| rng.chance(odds))
+            .collect();
+        Self {
+            nodes,
+            rings: RingSizes {
+                small: rng.pick(&[128, 128, 1024]),
+                bulk: rng.pick(&[128, 512]),
+                inbound_bulk: rng.pick(&[8, 64]),
+            },
+            weather,
+            troubles,
+            trouble_every_us: election_us * rng.pick(&[1, 4, 15]),
+            trouble_us: election_us * rng.pick(&[1, 3, 8]),
+            op_every_us: rng.pick(&[100, 1_000, 20_000]),
+            most_open: rng.pick(&[4, 32, 150]),
+            reads_ppm: rng.pick(&[0, 200_000, 700_000]),
+            command_bytes: rng.pick(&[8, 100, 1000, 8 << 10]),
+            skew_ppm: rng.pick(&[0, 1_000, 200_000]),
+            flush_us: rng.pick(&[1, 100, 2_000, 20_000]),
+            config,
+        }
+    }
+}
