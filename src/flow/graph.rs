@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use net::Net;
 use ringbuf::{ManySender, Sleeper, Waker};
-use storage::{Dir, Disk, FlushWay, Log, Options, Recovered};
+use storage::{Dir, Disk, FlushWay, Log, Options, Recovered, StorageError};
 
 use crate::flow::append::Append;
 use crate::flow::apply::Apply;
@@ -420,14 +420,27 @@ fn open_log(
             append.wake();
         }
     }));
-    let dir = Disk::new(config.data_dir.join(format!("group-{}", config.group)));
-    Ok(Log::open(
-        dir,
+    let path = config.data_dir.join(format!("group-{}", config.group));
+    let (log, recovered) = Log::open(
+        Disk::new(&path),
         options,
         config.cluster_id(),
         config.group,
         u64::from(config.id.0),
-    )?)
+    )?;
+    if recovered.first_index != 1 {
+        // Nothing lets go of the front of a log as long as no snapshot can take its place.
+        return Err(StartError::Storage(StorageError::Corrupt {
+            path: path.join("log"),
+            offset: 0,
+            index: Some(1),
+            detail: format!(
+                "the log begins with record {}; the segments before it are missing, restore them",
+                recovered.first_index
+            ),
+        }));
+    }
+    Ok((log, recovered))
 }
 
 fn report_recovery(config: &Config, recovered: &Recovered) {

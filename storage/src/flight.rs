@@ -63,7 +63,7 @@ impl<D: Dir> Log<D> {
     }
 
     fn take_off(&mut self) -> Result<(), StorageError> {
-        let meta = self.meta.is_dirty();
+        let meta = self.meta.is_dirty() || self.meta.is_single();
         if meta {
             self.meta.write()?;
             self.to_flush.push(self.meta.file.clone());
@@ -147,18 +147,26 @@ impl<D: Dir> Log<D> {
     }
 
     /// For a quiet moment: writes down, in the mark at the end of the log, that all of it is durable,
-    /// so that later damage is told from a torn write. Waits for the disk once. Does nothing while
-    /// something waits to be flushed, or when the mark says so already.
+    /// so that later damage is told from a torn write; and term and vote into their second place.
+    /// Waits for the disk once for each. Does nothing while something waits to be flushed, or when all
+    /// that is there already.
     ///
     /// # Errors
     /// The medium failed.
     pub fn settle(&mut self) -> Result<(), StorageError> {
         self.check()?;
-        if self.flight.is_some() || self.is_dirty() || self.marked >= self.proven() {
+        if self.flight.is_some() || self.is_dirty() {
             return Ok(());
         }
-        let result = self.write_settled_mark();
-        self.keep(result)
+        if self.marked < self.proven() {
+            let result = self.write_settled_mark();
+            self.keep(result)?;
+        }
+        if self.meta.is_single() && self.options.sync {
+            let result = self.write_meta();
+            self.keep(result)?;
+        }
+        Ok(())
     }
 
     fn write_settled_mark(&mut self) -> Result<(), StorageError> {

@@ -10,6 +10,9 @@
 //! The slot with the higher sequence counts. Invariants: a slot is written only when the other one
 //! holds what was last made durable, so a torn write loses nothing that was promised; no slot is
 //! written while its flush runs (what is saved meanwhile waits here for the next one).
+//!
+//! What has become durable in one slot is then written into the other one too, with whatever flush
+//! comes next: from then on a slot that goes bad costs nothing.
 
 use std::path::Path;
 
@@ -121,6 +124,8 @@ pub(crate) struct Meta<F> {
     sequence: u64,
     /// Sequence of the slot that holds what was last made durable.
     durable: u64,
+    /// Only one slot holds what was last made durable.
+    single: bool,
 }
 
 impl<F: File> Meta<F> {
@@ -137,14 +142,12 @@ impl<F: File> Meta<F> {
             file.write_at(at, &slot.encode())
                 .doing_at("write", file.path(), at)?;
         }
-        Ok(Meta::holding(
-            file,
-            Slot {
-                sequence: 1,
-                incarnation,
-                state,
-            },
-        ))
+        let slot = Slot {
+            sequence: 1,
+            incarnation,
+            state,
+        };
+        Ok(Meta::holding(file, slot, false))
     }
 
     /// Reads the file. The second result says that one slot was bad.
@@ -152,7 +155,12 @@ impl<F: File> Meta<F> {
         let path = file.path();
         let slots = read_slots(&file)?;
         let bad_slot = slots.contains(&None);
-        let Some(slot) = slots.into_iter().flatten().max_by_key(|slot| slot.sequence) else {
+        let Some(slot) = slots
+            .iter()
+            .flatten()
+            .copied()
+            .max_by_key(|slot| slot.sequence)
+        else {
             // Term 0 would be a lie: this node may have voted.
             let detail = "both copies of term and vote are damaged";
             return Err(StorageError::corrupt(path, 0, detail));
@@ -165,10 +173,15 @@ impl<F: File> Meta<F> {
                 expected: incarnation,
             });
         }
-        Ok((Meta::holding(file, slot), bad_slot))
+        let single = !slots
+            .iter()
+            .flatten()
+            .all(|other| other.state == slot.state)
+            || bad_slot;
+        Ok((Meta::holding(file, slot, single), bad_slot))
     }
 
-    fn holding(file: F, slot: Slot) -> Meta<F> {
+    fn holding(file: F, slot: Slot, single: bool) -> Meta<F> {
         let Slot {
             sequence,
             incarnation,
@@ -183,6 +196,7 @@ impl<F: File> Meta<F> {
             incarnation,
             sequence,
             durable: sequence,
+            single,
         }
     }
 
@@ -217,6 +231,11 @@ impl<F: File> Meta<F> {
         self.unwritten || self.sequence != self.durable
     }
 
+    /// Whether a write would be of use although nothing is new: it makes the slots the same.
+    pub(crate) fn is_single(&self) -> bool {
+        self.single
+    }
+
     /// Writes the slot that does not hold what was last made durable. No flush may be running.
     pub(crate) fn write(&mut self) -> Result<(), StorageError> {
         let (sequence, incarnation) = (self.durable + 1, self.incarnation);
@@ -238,6 +257,9 @@ impl<F: File> Meta<F> {
 
     /// The last write is durable.
     pub(crate) fn flushed(&mut self) {
+        if self.durable != self.sequence {
+            self.single = self.durable_state != self.written_state;
+        }
         self.durable = self.sequence;
         self.durable_state = self.written_state;
     }

@@ -17,7 +17,7 @@ use crate::peers::KnownPeers;
 use crate::prepare::{Preparer, Workshop};
 use crate::record;
 use crate::recover::{Decision, Found};
-use crate::repair;
+use crate::repair::{self, Intent};
 use crate::segment::{RECORDS_AT, SegmentHeader, State};
 
 const LOCK_NAME: &str = "LOCK";
@@ -84,13 +84,21 @@ pub(crate) fn open<D: Dir>(
         vote,
         truncate_after,
     } = meta.state();
-    let mut loaded = repair::recover(&dir, &identity, truncate_after, options.sync)?;
+    let intent = truncate_after.map(|after| Intent {
+        after,
+        alone: bad_slot,
+    });
+    let mut loaded = repair::recover(&dir, &identity, intent, options.sync)?;
     if truncate_after.is_some() {
         // The truncation is done and durable; new records must not fall to it again.
         meta.set(MetaState {
             vote,
             truncate_after: None,
         });
+        meta.write()?;
+        flush_meta(&mut meta)?;
+    }
+    if meta.is_single() {
         meta.write()?;
         flush_meta(&mut meta)?;
     }

@@ -10,6 +10,7 @@ use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File};
 use crate::identity::Identity;
 use crate::mark::{MARK_LEN, Mark, MarkKind, is_zero};
+use crate::meta::META_NAME;
 use crate::prepare::Segment;
 use crate::record::{self, RecordError};
 use crate::recover::{Action, Decision, Found};
@@ -52,13 +53,20 @@ struct Walk {
     why: String,
 }
 
+/// A truncation that was begun, as the meta file tells.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Intent {
+    /// The last index to keep.
+    pub(crate) after: u64,
+    /// The file's other copy is bad.
+    pub(crate) alone: bool,
+}
+
 /// Reads the log of `dir`, repairs what may be repaired, and makes all of it durable.
-///
-/// `truncate_after` is the intent of a truncation that was begun.
 pub(crate) fn recover<D: Dir>(
     dir: &D,
     identity: &Identity,
-    truncate_after: Option<u64>,
+    intent: Option<Intent>,
     sync: bool,
 ) -> Result<Loaded<D::File>, StorageError> {
     let mut decisions = Vec::new();
@@ -70,7 +78,7 @@ pub(crate) fn recover<D: Dir>(
         return Err(StorageError::corrupt(&dir.path("log"), 0, detail));
     };
     let (base, prev_term) = (front.header.base, front.header.prev_term);
-    let limit = truncate_after.unwrap_or(u64::MAX);
+    let limit = intent.map_or(u64::MAX, |intent| intent.after);
     if limit < base - 1 {
         let detail = format!("a truncation after {limit} was begun, the log starts at {base}");
         return Err(StorageError::corrupt(front.file.path(), 0, detail));
@@ -95,6 +103,17 @@ pub(crate) fn recover<D: Dir>(
         let mark = Mark::decode(bytes, candidate.header.seq, identity.incarnation)
             .filter(|mark| mark.end_index == at.next - 1);
         if at.next > limit {
+            // A copy is torn only by the write that follows the intent, which clears it, and by then
+            // nothing was left behind it. If there is something, the truncation was over long ago, the
+            // copy that said so went bad, and what stands there was promised since.
+            let goes_on = record::decode(bytes).is_ok() || i + 1 < candidates.len();
+            if goes_on && intent.is_some_and(|intent| intent.alone) {
+                let detail = format!(
+                    "the copy in force is damaged: the other one wants the log to end at {limit}, but \
+                     it goes on"
+                );
+                return Err(StorageError::corrupt(&dir.path(META_NAME), 0, detail));
+            }
             decisions.push(Decision::new(
                 &*candidate.name,
                 Found::TruncationBegun { after: limit },
@@ -163,7 +182,7 @@ pub(crate) fn recover<D: Dir>(
             }
         }
     }
-    let behind = match truncate_after {
+    let behind = match intent {
         Some(_) => Found::BehindTruncation,
         None => Found::BehindTear,
     };

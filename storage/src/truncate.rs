@@ -137,6 +137,11 @@ impl<D: Dir> Log<D> {
             truncate_after,
             ..self.meta.state()
         });
+        self.write_meta()
+    }
+
+    /// Writes the meta file as it shall be, and waits until that is durable.
+    pub(crate) fn write_meta(&mut self) -> Result<(), StorageError> {
         self.meta.write()?;
         if self.options.sync {
             let file = &self.meta.file;

@@ -144,6 +144,52 @@ fn any_step_of_a_session_may_fail() {
 }
 
 #[test]
+fn a_vote_outlives_bit_rot_in_either_of_its_places() {
+    let quiet: fn(&mut Log<Memory>) = |log| log.settle().expect("sound");
+    let busy: fn(&mut Log<Memory>) = |log| {
+        log.append_some(1, 9, 10);
+        log.flush();
+    };
+    for (what, passes) in [("quiet", quiet), ("busy", busy)] {
+        let memory = Memory::new(1);
+        let mut log = open(&memory);
+        for term in 7..10 {
+            let vote = Vote {
+                term,
+                voted_for: Some(term % 3),
+            };
+            log.save_vote(vote).expect("saved");
+            log.flush();
+            passes(&mut log);
+            for byte in [
+                0,
+                8,
+                20,
+                24,
+                33,
+                4096,
+                4104,
+                4096 + 20,
+                4096 + 24,
+                4096 + 33,
+            ] {
+                let left = memory.power_cut(Loss::All);
+                left.damage("meta", |bytes| bytes[byte] ^= 4)
+                    .expect("damaged");
+                let (log, _) = try_open(&left).expect("one is sound");
+                assert_eq!(log.vote(), vote, "{what}, byte {byte}");
+                drop(log);
+                // And that start has made it two again.
+                left.damage("meta", |bytes| bytes[(byte + 4096) % 8192] ^= 4)
+                    .expect("damaged");
+                let (log, _) = try_open(&left).expect("one is sound");
+                assert_eq!(log.vote(), vote, "{what}, byte {byte} and the other place");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_failed_flush_names_the_file_and_is_never_tried_again() {
     let memory = Memory::new(1);
     let mut log = open(&memory);

@@ -498,8 +498,11 @@ fn both_copies_of_term_and_vote_are_bad() {
         found.decisions.last().map(|d| &d.found),
         Some(&Found::MetaSlotTorn)
     );
-    left.damage("meta", |bytes| bytes[4096 + 30] ^= 1)
-        .expect("damaged");
+    left.damage("meta", |bytes| {
+        bytes[30] ^= 1;
+        bytes[4096 + 30] ^= 1;
+    })
+    .expect("damaged");
     let error = try_open(&left)
         .map(|_| ())
         .expect_err("refused")

@@ -317,3 +317,24 @@ fn an_embedder_can_drive_a_node_from_its_own_loop() {
     assert!(!driver.poll());
     assert_eq!(node.propose(b"late").map(drop), Err(ProposeError::Stopped));
 }
+
+#[test]
+fn a_log_without_its_beginning_is_not_a_shorter_log() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (node, _journal) = alone(dir.path(), |_| ());
+    let long = vec![7; 60_000];
+    for _ in 0..20 {
+        commit(&node, &long);
+    }
+    node.shutdown().expect("it leaves in order");
+    let log = dir.path().join("group-0/log");
+    std::fs::remove_file(log.join("0000000000000001.seg")).expect("there is a first segment");
+    let error = start_alone(dir.path(), |_| ())
+        .map(drop)
+        .expect_err("those entries are more than one segment");
+    let error = error.to_string();
+    assert!(
+        error.contains(&log.display().to_string()) && error.contains("are missing"),
+        "{error}"
+    );
+}
