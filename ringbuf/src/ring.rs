@@ -114,7 +114,13 @@ impl<T: Send + Sync + 'static> Sender<T> {
     /// counter; see [`Sender::has_room`] for what is cheaper.
     pub fn room(&mut self) -> usize {
         self.received = self.counters.received();
-        self.known_room()
+        let depth = self.sent - self.received;
+        let capacity = self.counters.capacity;
+        assert!(
+            depth <= capacity as u64,
+            "{depth} slots are sent of the {capacity} there are"
+        );
+        capacity - depth as usize
     }
 
     /// Whether `count` slots are certainly free. Looks at the reader's counter only when what it
@@ -124,14 +130,11 @@ impl<T: Send + Sync + 'static> Sender<T> {
         self.known_room() >= count || self.room() >= count
     }
 
+    /// As far as the last look tells. `try_send` does not look here, so more may have been sent since than there was
+    /// room for by that look.
     fn known_room(&self) -> usize {
-        let depth = self.sent - self.received;
-        let capacity = self.counters.capacity;
-        assert!(
-            depth <= capacity as u64,
-            "{depth} slots are sent of the {capacity} there are"
-        );
-        capacity - depth as usize
+        let depth = usize::try_from(self.sent - self.received).unwrap_or(usize::MAX);
+        self.counters.capacity.saturating_sub(depth)
     }
 
     /// The counters of the ring.
@@ -174,6 +177,21 @@ mod tests {
             format!("{:?}", receiver.gauge()),
             "ring \"entry\" of 2 slots, 2 sent, 0 received, 1 times full"
         );
+    }
+
+    #[test]
+    fn room_is_known_after_more_was_sent_than_the_last_look_had_found_free() {
+        let (mut sender, mut receiver) = ring("burst", 4, || 0, Waker::none());
+        assert!(sender.has_room(4));
+        for round in 0..3 {
+            sender.try_send(|slot| *slot = round).unwrap();
+        }
+        receiver.drain(3, |_| ());
+        for round in 0..3 {
+            sender.try_send(|slot| *slot = round).unwrap();
+        }
+        assert!(sender.has_room(1));
+        assert!(!sender.has_room(2));
     }
 
     #[test]

@@ -7,9 +7,11 @@
 
 mod api;
 mod cluster;
+mod corpus;
 mod counter;
 mod faults;
 mod load;
+mod mutants;
 mod ports;
 mod strangers;
 mod tidy;
