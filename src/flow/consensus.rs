@@ -76,10 +76,20 @@ struct Brain {
     next_read: u64,
     last_time_us: u64,
     durable_write: u64,
+    /// What is committed, and how much of it the log holds for certain: see `show_commit`.
+    committed: u64,
+    cut: Option<Cut>,
     peers_due_us: u64,
     leading: Option<u64>,
     /// Role, term and leader as they were last told to the log.
     shown: (Role, u64, Option<u64>),
+}
+
+/// A truncation that was asked for: until it is known to be done, the log may still hold what it takes away.
+#[derive(Clone, Copy)]
+struct Cut {
+    write: u64,
+    after: u64,
 }
 
 struct Limits {
@@ -87,6 +97,15 @@ struct Limits {
     uncommitted_bytes: u64,
     max_reads: usize,
     forward: bool,
+}
+
+/// See [`Consensus::waiting`].
+#[cfg(feature = "sim")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    pub(crate) held_writes: usize,
+    pub(crate) reads: usize,
+    pub(crate) uncommitted_bytes: u64,
 }
 
 impl Consensus {
@@ -122,6 +141,8 @@ impl Consensus {
             next_read: first_read,
             last_time_us,
             durable_write: 0,
+            committed: 0,
+            cut: None,
             peers_due_us: 0,
             leading: None,
             shown: (Role::Follower, 0, None),
@@ -158,9 +179,31 @@ impl Consensus {
         let Self { inputs, brain } = self;
         brain.has_room()
             && (!inputs.small.is_empty()
-                || !inputs.bulk.is_empty()
+                || brain.takes_next(&mut inputs.bulk)
                 || brain.disk_moved()
                 || (!inputs.propose.is_empty() && brain.takes_proposals()))
+    }
+
+    /// What waits in here, for whoever checks that it is bounded.
+    #[cfg(feature = "sim")]
+    pub(crate) fn waiting(&self) -> Waiting {
+        Waiting {
+            held_writes: self.brain.held.len(),
+            reads: self.brain.reads.len(),
+            uncommitted_bytes: self.brain.core.uncommitted_bytes(),
+        }
+    }
+
+    /// Whether a full ring keeps it from taking input.
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_held_back(&mut self) -> bool {
+        !self.brain.has_room()
+    }
+
+    /// The core, for whoever looks at it from outside.
+    #[cfg(feature = "sim")]
+    pub(crate) fn core(&self) -> &Core {
+        &self.brain.core
     }
 
     /// Refuses what is left: nothing of it was appended.
@@ -230,6 +273,9 @@ impl Brain {
         self.durable_write = durable;
         self.core.persisted(now_us, durable, &self.sizes);
         self.act(None);
+        if self.cut.is_some() {
+            self.show_commit();
+        }
         1
     }
 
@@ -259,6 +305,21 @@ impl Brain {
             }
         }
         Take::Taken
+    }
+
+    /// Whether there is something on the bulk ring that can be taken now: forwarded proposals may have to wait.
+    fn takes_next(&self, bulk: &mut Receiver<InBulk>) -> bool {
+        let mut takes = false;
+        bulk.drain_while(1, |slot| {
+            takes = match slot.what {
+                InBulkKind::Forward { term, .. } if self.core.term() == term => {
+                    self.takes_proposals()
+                }
+                _ => true,
+            };
+            Take::Stop
+        });
+        takes
     }
 
     /// Whether a proposal may be taken now: on the leader while not too much is uncommitted.
@@ -443,6 +504,12 @@ impl Brain {
                 }
                 Output::Truncate { write, after } => {
                     self.sizes.truncate(after);
+                    // Another may still be under way: the one that reaches further back counts.
+                    let least = self.cut.map_or(after, |cut| cut.after.min(after));
+                    self.cut = Some(Cut {
+                        write,
+                        after: least,
+                    });
                     self.write(write, Write::Truncate { after });
                 }
                 Output::AppendReceived { write, first, last } => {
@@ -465,8 +532,8 @@ impl Brain {
                 }
                 Output::Send { to, message } => self.send(to, message),
                 Output::Commit { index } => {
-                    advance(&self.shared.marks.committed, index);
-                    self.apply.wake();
+                    self.committed = index;
+                    self.show_commit();
                 }
                 Output::ReadReady { ctx, index } => self.reads_ready(ctx, index),
                 Output::ReadFailed { ctx } => self.reads_failed(ctx),
@@ -474,6 +541,20 @@ impl Brain {
             }
         }
         advance(&self.shared.marks.last, self.core.last_index());
+    }
+
+    /// Lets the apply stage have what is committed. It takes the entries from the log, where those of before a truncation
+    /// stand until the append stage has come to it: so nothing behind one is shown until it is certainly done.
+    fn show_commit(&mut self) {
+        self.cut = self.cut.filter(|cut| cut.write > self.durable_write);
+        let upto = self
+            .cut
+            .map_or(self.committed, |cut| cut.after.min(self.committed));
+        let mark = &self.shared.marks.committed;
+        if upto > mark.load(Ordering::Relaxed) {
+            advance(mark, upto);
+            self.apply.wake();
+        }
     }
 
     /// The records of a leader, from `first` on: what came before is here already.

@@ -35,7 +35,10 @@ pub(crate) struct Weather {
 
 #[derive(Debug)]
 pub(crate) enum What {
-    Up,
+    /// There is a connection to the peer, whose directory is this.
+    Up {
+        incarnation: u64,
+    },
     Down,
     Frame {
         kind: u8,
@@ -55,6 +58,7 @@ pub(crate) struct Item {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Said {
     pub(crate) by: usize,
+    pub(crate) to: usize,
     pub(crate) message: Message,
 }
 
@@ -91,7 +95,11 @@ pub(crate) struct State {
     pub(crate) weather: Weather,
     pub(crate) nodes: usize,
     pub(crate) said: Vec<Said>,
+    /// Connections that nodes have heard of since somebody looked: `(node, peer, connection, whether it is up)`.
+    pub(crate) news: Vec<(usize, usize, u64, bool)>,
     pub(crate) counts: Counts,
+    /// By node: which directory it has.
+    incarnations: Vec<u64>,
     rng: Rng,
     alive: Vec<bool>,
     deaf: Vec<bool>,
@@ -113,7 +121,9 @@ impl Fabric {
             weather,
             nodes,
             said: Vec::new(),
+            news: Vec::new(),
             counts: Counts::default(),
+            incarnations: vec![0; nodes],
             rng,
             alive: vec![false; nodes],
             deaf: vec![false; nodes],
@@ -275,7 +285,13 @@ impl State {
             let epoch = pair.epoch;
             for (to, peer) in [(a, b), (b, a)] {
                 let in_us = self.delay();
-                self.news(to, peer, epoch, What::Up, in_us);
+                let incarnation = self.incarnations[peer];
+                // Should it not have heard yet that the one before is gone: the new one tells, and nothing of the
+                // old one comes any more.
+                self.coming[to].retain(|_, item| item.peer != peer);
+                self.way(to, peer).news_due_us = self.now_us;
+                self.news(to, peer, epoch - 1, What::Down, in_us);
+                self.news(to, peer, epoch, What::Up { incarnation }, in_us);
             }
         }
     }
@@ -289,7 +305,9 @@ impl State {
             let way = self.way(to, item.peer);
             if matches!(item.what, What::Down) {
                 // What was received and not taken goes with the connection.
-                way.ready.retain(|item| matches!(item.what, What::Up));
+                let epoch = item.epoch;
+                way.ready
+                    .retain(|item| item.epoch > epoch || matches!(item.what, What::Up { .. }));
                 way.held = false;
             }
             way.ready.push_back(item);
@@ -332,7 +350,8 @@ impl State {
         self.deaf[node] = deaf;
     }
 
-    pub(crate) fn born(&mut self, node: usize) {
+    pub(crate) fn born(&mut self, node: usize, incarnation: u64) {
+        self.incarnations[node] = incarnation;
         self.alive[node] = true;
         self.deaf[node] = false;
     }
@@ -347,10 +366,11 @@ impl State {
                 cut,
                 ..Way::default()
             };
+            let again_us = self.now_us + self.rng.between(1_000, 50_000);
             let pair = self.pair(node, peer);
             let (was_up, epoch) = (std::mem::take(&mut pair.up), pair.epoch);
             pair.blocked_us = None;
-            pair.connect_us = self.now_us + self.rng.between(1_000, 50_000);
+            pair.connect_us = again_us;
             self.way(peer, node).stuck.clear();
             if was_up {
                 let in_us = if silently {

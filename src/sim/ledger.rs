@@ -5,6 +5,7 @@
 //! a later life, must find there what it applies itself.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::sim::rng::mix;
@@ -38,11 +39,20 @@ pub(crate) struct Book {
 
 impl Book {
     pub(crate) fn entry(&self, index: Index) -> Option<&Applied> {
-        self.entries.get(usize::try_from(index).ok()?.checked_sub(1)?)
+        self.entries
+            .get(usize::try_from(index).ok()?.checked_sub(1)?)
     }
 
     pub(crate) fn last(&self) -> Index {
         self.entries.len() as u64
+    }
+
+    /// The counter after `index` is applied.
+    pub(crate) fn value_at(&self, index: Index) -> Option<u64> {
+        match index {
+            0 => Some(0),
+            _ => self.entry(index).map(|entry| entry.value),
+        }
     }
 
     /// Where an operation was applied; `None` if it was not.
@@ -102,7 +112,9 @@ impl Book {
         }
         let at = entry.op as usize;
         if at >= self.at.len() {
-            self.blame(format!("index {index} holds what nobody proposed: {entry:?}"));
+            self.blame(format!(
+                "index {index} holds what nobody proposed: {entry:?}"
+            ));
         } else if self.at[at] != 0 {
             let first = self.at[at];
             self.blame(format!(
@@ -139,13 +151,27 @@ impl Ledger {
 /// One node's copy, in one of its lives.
 #[derive(Debug)]
 pub(crate) struct Counter {
-    pub(crate) node: u64,
-    pub(crate) ledger: Ledger,
-    pub(crate) value: u64,
-    pub(crate) applied: Index,
+    node: u64,
+    /// Set from outside: the next command makes it panic.
+    panics: Arc<AtomicBool>,
+    leads: Option<Term>,
+    ledger: Ledger,
+    value: u64,
+    applied: Index,
 }
 
 impl Counter {
+    pub(crate) fn new(node: u64, panics: Arc<AtomicBool>, ledger: Ledger) -> Self {
+        Self {
+            node,
+            panics,
+            leads: None,
+            ledger,
+            value: 0,
+            applied: 0,
+        }
+    }
+
     fn advance(&mut self, index: Index, entry: Applied) {
         let mut book = self.ledger.book();
         if index != self.applied + 1 {
@@ -175,6 +201,9 @@ fn digest(bytes: &[u8]) -> u64 {
 impl StateMachine for Counter {
     fn apply(&mut self, batch: &mut Batch<'_>) -> io::Result<()> {
         while let Some((entry, reply)) = batch.next() {
+            if self.panics.swap(false, Ordering::Relaxed) {
+                panic!("the simulated state machine panics, as it was told to");
+            }
             self.value += 1;
             reply.extend_from_slice(&self.value.to_le_bytes());
             let (index, applied) = (
@@ -208,5 +237,23 @@ impl StateMachine for Counter {
                 value,
             },
         );
+    }
+
+    fn leader_start(&mut self, term: Term) {
+        if let Some(before) = self.leads.replace(term) {
+            let node = self.node;
+            self.ledger.book().blame(format!(
+                "node {node} is told that it leads {term}, and not that it no longer leads {before}"
+            ));
+        }
+    }
+
+    fn leader_stop(&mut self, term: Term) {
+        if self.leads.take() != Some(term) {
+            let node = self.node;
+            self.ledger.book().blame(format!(
+                "node {node} is told that it no longer leads {term}, and never was that it does"
+            ));
+        }
     }
 }

@@ -1,19 +1,19 @@
 //! A simulated node: its disk, which outlives it, and the stages of the life that it leads now.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ringbuf::Waker;
-use storage::{Log, Memory, Reader, Recovered, StorageError, Vote};
+use storage::{Log, Memory, Reader, Recovered, StorageError};
 
 use crate::flow::graph::{self, Parts, RingSizes, Stages, Wakers};
 use crate::flow::shared::{Clock, Shared};
 use crate::node::Node;
 use crate::sim::clock::NodeClock;
 use crate::sim::fabric::Fabric;
-use crate::sim::ledger::{Counter, Ledger};
+use crate::sim::invariants::logs::{Kept, Model};
+use crate::sim::invariants::office::Copy;
 use crate::sim::link::SimLink;
-use crate::{Config, Fault, Outbox, ProposeError, Reply, Role};
+use crate::{Config, Fault, Outbox, ProposeError, Reply, Role, StateMachine};
 
 /// What a poll is of. The order is that of the shared thread plan; the simulator takes them in any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,14 +59,6 @@ impl Answers {
     }
 }
 
-/// What the disk of a node must still have after any crash.
-#[derive(Debug)]
-pub(crate) struct Kept {
-    pub(crate) reader: Reader,
-    pub(crate) durable: u64,
-    pub(crate) vote: Vote,
-}
-
 /// A node between a start and a crash.
 pub(crate) struct Life {
     pub(crate) stages: Stages<Memory, SimLink>,
@@ -89,7 +81,7 @@ pub(crate) struct Start<'a> {
     pub(crate) rings: RingSizes,
     pub(crate) disk: &'a Memory,
     pub(crate) fabric: &'a Fabric,
-    pub(crate) ledger: &'a Ledger,
+    pub(crate) machine: Box<dyn StateMachine>,
     pub(crate) clock: NodeClock,
     pub(crate) nonce: u64,
 }
@@ -118,18 +110,12 @@ impl Life {
             rings,
             disk,
             fabric,
-            ledger,
+            machine,
             clock,
             nonce,
         } = start;
         let (log, recovered) = open(disk, config)?;
         let reader = log.reader();
-        let machine = Counter {
-            node: at as u64 + 1,
-            ledger: ledger.clone(),
-            value: 0,
-            applied: 0,
-        };
         let nobody = Waker::none;
         let made = graph::wire(
             config,
@@ -137,7 +123,7 @@ impl Life {
                 log,
                 recovered: recovered.clone(),
                 link: SimLink::new(at, fabric.clone()),
-                machine: Box::new(machine),
+                machine,
                 clock: Clock::Simulated(clock.clone()),
                 nonce,
                 wakers: Wakers {
@@ -229,32 +215,34 @@ impl Life {
         self.shared.end();
     }
 
+    /// Whether a node that leaves has done everything that it had taken.
+    pub(crate) fn is_drained(&mut self) -> bool {
+        !self.has_work()
+            && !self.stages.append.flushing()
+            && self.stages.apply.caught_up()
+            && self.shared.table.all_answered()
+    }
+
+    /// The end, in order: as the shared thread does it.
+    pub(crate) fn close(&mut self) -> Result<(), Fault> {
+        self.stages.consensus.close();
+        self.stages.append.close()?;
+        self.stages.apply.close();
+        while self.stages.reply.poll() > 0 {}
+        self.shared.end();
+        Ok(())
+    }
+
     pub(crate) fn kept(&self) -> Kept {
         let log = self.stages.append.log();
         Kept {
-            reader: self.reader.clone(),
             durable: log.durable(),
             vote: log.durable_vote(),
         }
     }
 
-    /// The term of the entry at `index` if it is durable here, by the log's word.
-    pub(crate) fn durable_term(&self, index: u64) -> Option<u64> {
-        (index <= self.stages.append.log().durable())
-            .then(|| term_at(&self.reader, index))
-            .flatten()
-    }
-
-    pub(crate) fn leads_in(&self) -> Option<u64> {
-        (self.shared.role() == Role::Leader).then(|| self.shared.term())
-    }
-
-    pub(crate) fn last_committed(&self) -> u64 {
-        self.shared.marks.committed.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn last_applied(&self) -> u64 {
-        self.shared.marks.applied.load(Ordering::Relaxed)
+    pub(crate) fn durable(&self) -> u64 {
+        self.stages.append.log().durable()
     }
 }
 
@@ -265,9 +253,21 @@ impl Drop for Life {
     }
 }
 
-pub(crate) fn term_at(reader: &Reader, index: u64) -> Option<u64> {
-    let slice = reader.slice(index, index, u64::MAX)?;
-    slice.records().next().map(|record| record.header.term)
+/// A bit for each act, and one for the clients that take the node's answers.
+pub(crate) const CLIENT: u16 = 1 << ACTS.len();
+pub(crate) const EVERYTHING: u16 = (CLIENT << 1) - 1;
+
+/// What the disk of a node was told to do wrong, so that what comes of it is no surprise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Armed {
+    /// An operation will fail with EIO.
+    pub(crate) error: bool,
+    /// The power will fail in an operation.
+    pub(crate) power: bool,
+    /// There is no room for new files.
+    pub(crate) full: bool,
+    /// The state machine will panic.
+    pub(crate) panic: bool,
 }
 
 /// A node over all its lives.
@@ -277,6 +277,8 @@ pub(crate) struct SimNode {
     pub(crate) life: Option<Life>,
     /// Lives begun so far.
     pub(crate) lives: u64,
+    pub(crate) model: Model,
+    /// Of the last life that ended.
     pub(crate) kept: Option<Kept>,
     pub(crate) rate_ppm: u64,
     pub(crate) wall_offset_us: i64,
@@ -284,9 +286,31 @@ pub(crate) struct SimNode {
     pub(crate) paused_until_us: Option<u64>,
     /// While it is down: when it is started again.
     pub(crate) start_us: u64,
-    /// How long a flush takes, about; and until when it takes much longer.
-    pub(crate) flush_us: u64,
     pub(crate) slow_until_us: u64,
+    pub(crate) armed: Armed,
+    /// There is no room on its disk, now.
+    pub(crate) no_room: bool,
+    /// Its disk was damaged or wiped while it was down.
+    pub(crate) damaged: Option<&'static str>,
+    /// It is not started any more.
+    pub(crate) retired: bool,
+    /// It leaves in order, until its own clock shows this at the latest.
+    pub(crate) drains_until_us: Option<u64>,
+    /// What may have work, by bits of acts; nothing: it sleeps, until `wake_us` at the latest.
+    pub(crate) hot: u16,
+    pub(crate) wake_us: u64,
+    /// An act whose thread does not get the processor, and until when.
+    pub(crate) stalled: Option<(u16, u64)>,
+    /// Turns without any work since something was done, although the stages said that there is some.
+    pub(crate) spins: u32,
+    /// As it was seen last: role and term.
+    pub(crate) seen: (Role, u64),
+    /// A new leader, whose log is still to be looked at: term, its first index, and how far was committed.
+    pub(crate) owes: Option<(u64, u64, u64)>,
+    /// The log of the directory that was wiped: what it had acknowledged was durable then.
+    pub(crate) wiped: Option<(Model, u64)>,
+    /// A bit for each peer whose directory it knows, durably.
+    pub(crate) met: u64,
 }
 
 impl SimNode {
@@ -294,13 +318,35 @@ impl SimNode {
         self.life.is_some() && self.paused_until_us.is_none()
     }
 
-    pub(crate) fn durable_term(&self, index: u64) -> Option<u64> {
-        match (&self.life, &self.kept) {
-            (Some(life), _) => life.durable_term(index),
-            (None, Some(kept)) => (index <= kept.durable)
-                .then(|| term_at(&kept.reader, index))
-                .flatten(),
-            (None, None) => None,
+    /// How far its disk holds the log, whether it runs or not.
+    pub(crate) fn durable(&self) -> u64 {
+        match (&self.life, self.kept) {
+            (Some(life), _) => life.durable(),
+            (None, Some(kept)) => kept.durable,
+            (None, None) => 0,
+        }
+    }
+
+    /// What it is counted for in a commit: its log, and how far that is durable.
+    pub(crate) fn copy(&self) -> Copy<'_> {
+        match &self.wiped {
+            Some((model, durable)) => Copy {
+                model,
+                durable: *durable,
+            },
+            None => Copy {
+                model: &self.model,
+                durable: self.durable(),
+            },
+        }
+    }
+
+    /// What the scheduler may poll.
+    pub(crate) fn ready(&self) -> u16 {
+        if self.runs() {
+            self.hot & !self.stalled.map_or(0, |(act, _)| act)
+        } else {
+            0
         }
     }
 }

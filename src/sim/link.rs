@@ -39,11 +39,15 @@ impl Link for SimLink {
         if let Ok(wire::Frame::Message { message, .. }) = wire::decode(kind, head)
             && matches!(
                 message,
-                Message::Vote { .. } | Message::VoteReply { .. } | Message::AppendReply { .. }
+                Message::Vote { .. }
+                    | Message::VoteReply { .. }
+                    | Message::AppendReply { .. }
+                    | Message::HeartbeatReply { .. }
             )
         {
             state.said.push(Said {
                 by: self.me,
+                to,
                 message,
             });
         }
@@ -83,17 +87,21 @@ impl Link for SimLink {
                 let peer = from as u64 + 1;
                 left -= 1;
                 let handled = match &item.what {
-                    What::Up => {
+                    What::Up { incarnation } => {
                         state.way(me, from).seen = Some(item.epoch);
+                        state.news.push((me, from, item.epoch, true));
                         on(Event::Up {
                             peer,
-                            incarnation: peer,
+                            incarnation: *incarnation,
                         })
                     }
                     What::Down => {
-                        if state.way(me, from).seen.take().is_none() {
-                            continue; // It never heard that there was a connection.
+                        let way = state.way(me, from);
+                        if way.seen.is_none_or(|seen| seen > item.epoch) {
+                            continue; // It never heard of that connection, or has heard of its end.
                         }
+                        way.seen = None;
+                        state.news.push((me, from, item.epoch, false));
                         on(Event::Down {
                             peer,
                             reason: Reason::Closed,

@@ -15,8 +15,12 @@ use crate::{Config, Member, NodeId};
 pub(crate) enum Trouble {
     /// The process dies; what it wrote is in the page cache.
     Kill,
+    /// The process leaves in order.
+    Leave,
     /// The machine loses power: what was not flushed is lost, sector by sector, by chance or all of it.
     PowerCut,
+    /// The power fails in the middle of what a stage does with the disk.
+    PowerCutInside,
     /// All machines lose power at once.
     Blackout,
     /// The process stands still and goes on later, as after SIGSTOP.
@@ -41,11 +45,24 @@ pub(crate) enum Trouble {
     DiskFull,
     /// The wall clock is set to another time.
     ClockJump,
+    /// User code panics.
+    MachinePanic,
+    /// A bit of a node's files changes while it is down.
+    BitRot,
+    /// A sector of a node's files is found where another should be.
+    Misdirected,
+    /// A node comes back with an empty directory.
+    Wipe,
 }
 
-pub(crate) const TROUBLES: [(Trouble, &str); 14] = [
+pub(crate) const TROUBLES: [(Trouble, &str); 20] = [
     (Trouble::Kill, "fault: process killed"),
+    (Trouble::Leave, "fault: process left in order"),
     (Trouble::PowerCut, "fault: power cut"),
+    (
+        Trouble::PowerCutInside,
+        "fault: power cut in a disk operation",
+    ),
     (Trouble::Blackout, "fault: power cut of all nodes"),
     (Trouble::Pause, "fault: pause"),
     (Trouble::Partition, "fault: partition"),
@@ -58,6 +75,10 @@ pub(crate) const TROUBLES: [(Trouble, &str); 14] = [
     (Trouble::DiskError, "fault: disk error"),
     (Trouble::DiskFull, "fault: disk full"),
     (Trouble::ClockJump, "fault: clock jump"),
+    (Trouble::MachinePanic, "fault: state machine panic"),
+    (Trouble::BitRot, "fault: bit rot"),
+    (Trouble::Misdirected, "fault: misdirected write"),
+    (Trouble::Wipe, "fault: wiped directory"),
 ];
 
 #[derive(Clone, Debug)]
@@ -71,8 +92,14 @@ pub(crate) struct Plan {
     pub(crate) trouble_every_us: u64,
     /// How long one lasts, about.
     pub(crate) trouble_us: u64,
-    /// Between two operations of all clients together, about.
+    /// How long the troubles go on.
+    pub(crate) duration_us: u64,
+    /// Operations of all clients together, and about how long it is from one to the next.
+    pub(crate) ops: u64,
     pub(crate) op_every_us: u64,
+    /// How often many come at once, and how many.
+    pub(crate) burst_ppm: u64,
+    pub(crate) burst: u64,
     /// Operations under way at the most.
     pub(crate) most_open: usize,
     pub(crate) reads_ppm: u64,
@@ -80,7 +107,12 @@ pub(crate) struct Plan {
     pub(crate) command_bytes: u64,
     /// How far the nodes' clocks may run too fast or too slow.
     pub(crate) skew_ppm: u64,
+    /// How long a flush takes, about.
     pub(crate) flush_us: u64,
+    /// How often a stage's thread does not get the processor for a while.
+    pub(crate) stall_ppm: u64,
+    /// How often a poll takes time.
+    pub(crate) cost_ppm: u64,
 }
 
 impl Plan {
@@ -133,6 +165,9 @@ impl Plan {
             .map(|(trouble, _)| *trouble)
             .filter(|_| rng.chance(odds))
             .collect();
+        let trouble_every_us = election_us * rng.pick(&[1, 4, 15]);
+        let duration_us = (trouble_every_us * rng.pick(&[10, 30])).clamp(3_000_000, 120_000_000);
+        let ops = rng.pick(&[150, 500, 1_500]);
         Self {
             nodes,
             rings: RingSizes {
@@ -142,14 +177,20 @@ impl Plan {
             },
             weather,
             troubles,
-            trouble_every_us: election_us * rng.pick(&[1, 4, 15]),
+            trouble_every_us,
             trouble_us: election_us * rng.pick(&[1, 3, 8]),
-            op_every_us: rng.pick(&[100, 1_000, 20_000]),
+            duration_us,
+            ops,
+            op_every_us: duration_us / ops,
+            burst_ppm: rng.pick(&[0, 10_000, 100_000]),
+            burst: rng.pick(&[8, 100, 400]),
             most_open: rng.pick(&[4, 32, 150]),
             reads_ppm: rng.pick(&[0, 200_000, 700_000]),
-            command_bytes: rng.pick(&[8, 100, 1000, 8 << 10]),
+            command_bytes: rng.pick(&[8, 100, 1000, 9 << 10]),
             skew_ppm: rng.pick(&[0, 1_000, 200_000]),
             flush_us: rng.pick(&[1, 100, 2_000, 20_000]),
+            stall_ppm: rng.pick(&[0, 0, 300, 5_000]),
+            cost_ppm: rng.pick(&[0, 10_000, 100_000]),
             config,
         }
     }

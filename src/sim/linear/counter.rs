@@ -8,22 +8,26 @@
 
 /// An operation as its client saw it. Times are numbers of events: no two are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Op {
-    pub(crate) call: u64,
-    /// `u64::MAX` when the outcome is unknown.
-    pub(crate) ret: u64,
-    pub(crate) what: Kind,
+pub struct Op {
+    /// When its client began it.
+    pub call: u64,
+    /// When its client had the answer; `u64::MAX` when the outcome is unknown.
+    pub ret: u64,
+    /// What it was, and what was answered.
+    pub what: Kind,
 }
 
+/// What an operation was, and what was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// An increment, and the value after it; `None` when the outcome is unknown.
     Increment(Option<u64>),
+    /// The value that was found.
     Read(u64),
 }
 
-/// `Err` says which operations contradict each other.
-pub(crate) fn check(history: &[Op]) -> Result<(), String> {
+/// Whether the history is that of one counter. `Err` says which operations contradict each other.
+pub fn check(history: &[Op]) -> Result<(), String> {
     let mut unknown: Vec<u64> = Vec::new();
     let mut highest = 0;
     for op in history {
@@ -90,7 +94,7 @@ pub(crate) fn check(history: &[Op]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::rng::Rng;
+    use crate::sim::linear::dice::Dice;
 
     fn inc(call: u64, ret: u64, value: u64) -> Op {
         let what = Kind::Increment(Some(value));
@@ -149,22 +153,19 @@ mod tests {
 
     #[test]
     fn agrees_with_trying_every_order() {
-        let mut rng = Rng::new(7);
+        let mut dice = Dice(7);
         let mut verdicts = [0, 0];
         for _ in 0..20_000 {
-            let count = rng.between(1, 5);
-            let mut times: Vec<u64> = (1..=2 * count).collect();
-            for at in (1..times.len()).rev() {
-                times.swap(at, rng.below(at as u64 + 1) as usize);
-            }
-            let ops: Vec<Op> = times
+            let count = dice.between(1, 5);
+            let ops: Vec<Op> = dice
+                .shuffled(2 * count)
                 .chunks(2)
                 .map(|pair| {
                     let (call, ret) = (pair[0].min(pair[1]), pair[0].max(pair[1]));
-                    match rng.below(4) {
+                    match dice.below(4) {
                         0 => lost(call),
-                        1 => read(call, ret, rng.below(count + 1)),
-                        _ => inc(call, ret, rng.between(1, count)),
+                        1 => read(call, ret, dice.below(count + 1)),
+                        _ => inc(call, ret, dice.between(1, count)),
                     }
                 })
                 .collect();

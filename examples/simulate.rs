@@ -1,3 +1,0 @@
-//! Runs simulated clusters from seeds.
-
-fn main() {}

@@ -1,0 +1,34 @@
+//! What must hold at every moment of a run, each looked at right after the poll that could break it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `logs` | log matching; nothing committed is truncated; recovery keeps what was durable and invents nothing |
+//! | `office` | election safety, leader completeness, commits on a quorum of durable logs in the leader's own term |
+//! | `promises` | no vote, acknowledgement or term is told before it is durable |
+//! | `bounds` | `purged <= applied <= committed`, `durable <= written`, rings and tables within their limits |
+//!
+//! That state machines agree, that nothing is applied twice, and that what was refused is nowhere, is the ledger's.
+
+pub(crate) mod bounds;
+pub(crate) mod logs;
+pub(crate) mod office;
+pub(crate) mod promises;
+
+use std::fmt;
+
+/// A check that has failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Broken {
+    pub(crate) check: &'static str,
+    pub(crate) facts: String,
+}
+
+/// Most of the checks: nothing to say, or what was found.
+pub(crate) type Verdict = Result<(), Broken>;
+
+pub(crate) fn broken(check: &'static str, facts: impl fmt::Display) -> Verdict {
+    Err(Broken {
+        check,
+        facts: facts.to_string(),
+    })
+}

@@ -1,0 +1,107 @@
+//! When nothing goes wrong any more, everything must come to its end within a time that can be named.
+
+use std::sync::atomic::Ordering;
+
+use crate::Role;
+use crate::sim::invariants::{Verdict, broken};
+use crate::sim::world::World;
+
+impl World<'_> {
+    /// A leader is there, requests end, new ones go through, and all nodes have applied the same. `most`: steps.
+    pub(crate) fn must_live(&mut self, most: u64) -> Verdict {
+        self.clients.retire();
+        self.put_right()?;
+        let config = &self.plan.config;
+        let election_us = config.election_timeout.as_micros() as u64;
+        let proposal_us = config.proposal_timeout.as_micros() as u64;
+        let stall_us = self.plan.weather.stall_us;
+        // Clocks may run slow; connections are given up and made again; a log may have to be caught up with.
+        let bound_us = 2 * (stall_us + 30 * election_us + 2 * proposal_us) + 1_000_000;
+        let from_us = self.now_us;
+        let most = most.saturating_add(20_000_000);
+        let mut last: Option<u64> = None;
+        loop {
+            if !self.run(self.now_us + election_us / 4, most)? {
+                return broken("liveness", "no end after 20 million polls");
+            }
+            if last.is_some_and(|op| self.is_through(op)) && self.is_settled() {
+                break;
+            }
+            if self.now_us > from_us + bound_us {
+                return broken(
+                    "liveness",
+                    self.what_is_missing(self.now_us - from_us, last),
+                );
+            }
+            let leader = self.leader();
+            if let Some(leader) = leader
+                .filter(|_| self.clients.open() == 0 && last.is_none_or(|op| !self.is_through(op)))
+            {
+                let life = self.nodes[leader].life.as_ref().expect("it leads");
+                let (op, refused) = self.clients.ask_plainly(leader, life);
+                self.nodes[leader].hot = super::life::EVERYTHING;
+                if refused.is_none() {
+                    last = Some(op);
+                }
+            }
+        }
+        self.counts
+            .add_many("simulated us to settle", self.now_us - from_us);
+        Ok(())
+    }
+
+    fn is_through(&self, op: u64) -> bool {
+        !self.clients.is_open(op) && self.ledger.book().place_of(op).is_some()
+    }
+
+    /// Nodes that must take part: their disks are their own and sound. Others may, if they can.
+    fn sound(&self) -> impl Iterator<Item = usize> {
+        (0..self.nodes.len())
+            .filter(|&at| !self.nodes[at].retired && self.nodes[at].damaged.is_none())
+    }
+
+    /// Who leads, by the word of all that can know.
+    fn leader(&self) -> Option<usize> {
+        let leader = (0..self.nodes.len())
+            .filter(|&at| self.nodes[at].life.is_some() && self.nodes[at].seen.0 == Role::Leader)
+            .max_by_key(|&at| self.nodes[at].seen.1)?;
+        let follows = |at: usize| {
+            self.nodes[at].life.as_ref().is_some_and(|life| {
+                life.shared
+                    .leader()
+                    .is_some_and(|of| of.0 as usize == leader + 1)
+            })
+        };
+        self.sound().all(follows).then_some(leader)
+    }
+
+    /// Nobody waits, and all have applied the same.
+    fn is_settled(&self) -> bool {
+        let last = self.ledger.book().last();
+        self.clients.open() == 0
+            && self.leader().is_some()
+            && self.sound().all(|at| {
+                self.nodes[at]
+                    .life
+                    .as_ref()
+                    .is_some_and(|life| life.shared.marks.applied.load(Ordering::Relaxed) == last)
+            })
+    }
+
+    fn what_is_missing(&self, after_us: u64, last: Option<u64>) -> String {
+        let nodes: Vec<String> = (0..self.nodes.len())
+            .map(|at| {
+                let node = &self.nodes[at];
+                match &node.life {
+                    None => format!("n{} down (retired: {})", at + 1, node.retired),
+                    Some(life) => format!("n{} {}", at + 1, life.node.status()),
+                }
+            })
+            .collect();
+        format!(
+            "after {after_us} us without trouble: {} operations are open, the last one asked is {last:?}; {}",
+            self.clients.open(),
+            nodes.join("; ")
+        )
+    }
+}

@@ -1,0 +1,59 @@
+//! The rare paths that a long run must have been on: one that no seed reaches is not tested.
+
+use storage::recover::Found;
+
+/// Each is counted as it is met.
+pub(crate) const MARKS: [&str; 25] = [
+    "mark: a candidate gave way within its term",
+    "mark: a connection was given up",
+    "mark: a leader stepped down within its term",
+    "mark: a node could not start for its disk",
+    "mark: a node left in order",
+    "mark: a node stopped with a fault",
+    "mark: a peer's window was full",
+    "mark: a term was fenced while a flush was in flight",
+    "mark: committed before the leader's own flush",
+    "mark: conflicting entries were truncated",
+    "mark: ended while a flush was in flight",
+    "mark: entries of an earlier term committed through a new one",
+    "mark: input held back by a full ring",
+    "mark: recovery cut a torn tail",
+    "mark: recovery erased what was not durable",
+    "mark: recovery finished a truncation",
+    "mark: recovery found a torn copy of term and vote",
+    "mark: recovery found an unfinished segment",
+    "mark: refused at once, busy",
+    "mark: the limit of uncommitted bytes was reached",
+    "mark: the log was ahead of the term on disk",
+    "mark: the power failed in recovery",
+    "mark: truncated while a flush was in flight",
+    "mark: two leaders of different terms at once",
+    "mark: written while a flush was in flight",
+];
+
+/// The mark of what a recovery has found in a file, if that is rare.
+pub(crate) fn of_recovery(found: &Found) -> Option<&'static str> {
+    match found {
+        Found::Torn { .. } => Some("mark: recovery cut a torn tail"),
+        Found::Tail {
+            leftovers: true, ..
+        } => Some("mark: recovery erased what was not durable"),
+        Found::TruncationBegun { .. } => Some("mark: recovery finished a truncation"),
+        Found::MetaSlotTorn => Some("mark: recovery found a torn copy of term and vote"),
+        Found::Unfinished => Some("mark: recovery found an unfinished segment"),
+        _ => None,
+    }
+}
+
+pub(crate) fn of_full_ring(name: &str) -> &'static str {
+    match name {
+        "propose" => "ring full: propose",
+        "entry" => "ring full: entry",
+        "send_small" => "ring full: send_small",
+        "send_bulk" => "ring full: send_bulk",
+        "in_small" => "ring full: in_small",
+        "in_bulk" => "ring full: in_bulk",
+        "apply" => "ring full: apply",
+        _ => "ring full: replied",
+    }
+}
