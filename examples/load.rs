@@ -123,7 +123,7 @@ fn main() {
 
     let flushes = (after.flushes - before.flushes) as f64;
     let us = |quantile| load.latency.value_at_quantile(quantile) as f64 / 1e3;
-    let report = serde_json::json!({
+    let mut report = serde_json::json!({
         "nodes": args.nodes,
         "payload": args.payload,
         "inflight": args.inflight,
@@ -143,6 +143,13 @@ fn main() {
         "rss_mib_end": rss_end,
         "applied": applied,
     });
+    for hop in &after.hops {
+        let us = |time: Duration| time.as_micros() as u64;
+        report[format!("hop_{}_us", hop.name)] = serde_json::json!([us(hop.p50), us(hop.p99)]);
+    }
+    if let Some((p50, p99)) = after.why_slow() {
+        report["slow"] = serde_json::json!([p50.name, p99.name]);
+    }
     if args.json {
         println!("{report}");
     } else {

@@ -76,7 +76,7 @@ pub use fsm::{Batch, Entry, StateMachine};
 pub use node::{Consistency, Driver, Node};
 pub use pending::{Pending, Reply};
 pub use ringbuf::Notify;
-pub use status::{PeerStatus, RingStatus, Role, Status};
+pub use status::{HopStatus, PeerStatus, RingStatus, Role, Status};
 
 /// A place in the log; the first entry has 1.
 pub type Index = u64;

@@ -234,6 +234,7 @@ impl Node {
             } else {
                 Vec::new()
             },
+            hops: shared.hops.status(),
             error: shared.fault(),
         }
     }
@@ -398,10 +399,10 @@ impl Inner {
         if self.shared.stop() != Stop::No {
             return Err(ProposeError::Stopped);
         }
-        let now_ms = self.shared.clock.now_us() / 1000;
+        let now_us = self.shared.clock.now_us();
         self.shared
             .table
-            .take(sink, tag, now_ms, request)
+            .take(sink, tag, now_us, request)
             .ok_or(ProposeError::Busy)
     }
 

@@ -26,6 +26,7 @@ use atomic_waker::AtomicWaker;
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 
+use crate::flow::hops::Hops;
 use crate::flow::reply::Sinks;
 use crate::{Index, ProposeError};
 
@@ -57,8 +58,8 @@ struct Slot {
     state: AtomicU64,
     /// The term whose leader got the request; `NOT_SENT` before. A read keeps `NOT_SENT`: a new term does not void it.
     term: AtomicU64,
-    /// When it was taken, in milliseconds of the node's clock.
-    since_ms: AtomicU64,
+    /// When it was taken, by the node's clock.
+    since_us: AtomicU64,
     /// Which sink hears of the answer, and the caller's own mark for it.
     sink: AtomicU32,
     tag: AtomicU64,
@@ -81,6 +82,7 @@ pub(crate) struct Table {
     slots: Box<[CachePadded<Slot>]>,
     free: ArrayQueue<u32>,
     sinks: Sinks,
+    hops: Arc<Hops>,
     /// Replies up to this size stay in the slot's buffer; a longer one's buffer is given back after use.
     keep_bytes: usize,
     /// Set when the stages are gone.
@@ -113,7 +115,13 @@ impl Token {
 }
 
 impl Table {
-    pub(crate) fn new(slots: usize, keep_bytes: usize, first_round: u32, sinks: Sinks) -> Self {
+    pub(crate) fn new(
+        slots: usize,
+        keep_bytes: usize,
+        first_round: u32,
+        sinks: Sinks,
+        hops: Arc<Hops>,
+    ) -> Self {
         let free = ArrayQueue::new(slots);
         let slots: Box<[_]> = (0..slots)
             .map(|slot| {
@@ -122,7 +130,7 @@ impl Table {
                 CachePadded::new(Slot {
                     state: AtomicU64::new(u64::from(first_round) << 8 | FREE),
                     term: AtomicU64::new(NOT_SENT),
-                    since_ms: AtomicU64::new(0),
+                    since_us: AtomicU64::new(0),
                     sink: AtomicU32::new(WAITING_CALLER),
                     tag: AtomicU64::new(0),
                     waker: AtomicWaker::new(),
@@ -137,9 +145,14 @@ impl Table {
             slots,
             free,
             sinks,
+            hops,
             keep_bytes,
             ended: AtomicBool::new(false),
         }
+    }
+
+    pub(crate) fn hops(&self) -> &Arc<Hops> {
+        &self.hops
     }
 
     pub(crate) fn sinks(&self) -> &Sinks {
@@ -152,12 +165,12 @@ impl Table {
     }
 
     /// Takes a slot for a request; `None` when all are taken. `request` is kept with it for a read.
-    pub(crate) fn take(&self, sink: u32, tag: u64, now_ms: u64, request: &[u8]) -> Option<Token> {
+    pub(crate) fn take(&self, sink: u32, tag: u64, now_us: u64, request: &[u8]) -> Option<Token> {
         let at = self.free.pop()?;
         let slot = &self.slots[at as usize];
         let round = ((slot.state.load(Ordering::Acquire) >> 8) + 1) & 0xffff_ffff;
         slot.term.store(NOT_SENT, Ordering::Relaxed);
-        slot.since_ms.store(now_ms, Ordering::Relaxed);
+        slot.since_us.store(now_us, Ordering::Relaxed);
         slot.sink.store(sink, Ordering::Relaxed);
         slot.tag.store(tag, Ordering::Relaxed);
         // SAFETY: the slot came from the free list, so nobody else has it until OPEN is stored below.
@@ -315,6 +328,7 @@ impl Table {
     }
 
     fn finish(&self, token: Token, answer: &mut Answer) {
+        self.hops.answered(token);
         answer.bytes.clear();
         if answer.bytes.capacity() > 4 * self.keep_bytes {
             answer.bytes = Vec::with_capacity(self.keep_bytes);
@@ -338,10 +352,15 @@ impl Table {
         });
     }
 
-    /// Answers every request that waits since before `since_ms`.
-    pub(crate) fn expire(&self, since_ms: u64) {
+    /// When a request was taken.
+    pub(crate) fn since_us(&self, token: Token) -> u64 {
+        self.slots[token.slot()].since_us.load(Ordering::Relaxed)
+    }
+
+    /// Answers every request that waits since before `since_us`.
+    pub(crate) fn expire(&self, since_us: u64) {
         self.sweep(|slot| {
-            (slot.since_ms.load(Ordering::Relaxed) < since_ms).then_some(ProposeError::Unknown)
+            (slot.since_us.load(Ordering::Relaxed) < since_us).then_some(ProposeError::Unknown)
         });
     }
 

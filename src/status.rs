@@ -1,6 +1,7 @@
 //! What a node says of itself.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::{Fault, Index, NodeId, Term};
 
@@ -60,6 +61,8 @@ pub struct Status {
     pub rings: Vec<RingStatus>,
     /// The peers, as the leader sees them; empty on others.
     pub peers: Vec<PeerStatus>,
+    /// Where the time of commands went that were proposed on this node while it led, in the last ten to twenty seconds.
+    pub hops: Vec<HopStatus>,
     /// Why it stopped promising, when it did.
     pub error: Option<Fault>,
 }
@@ -94,6 +97,53 @@ pub struct PeerStatus {
     pub active: bool,
     /// What it last attached to its answers ([`Node::set_piggyback`](crate::Node::set_piggyback)).
     pub piggyback: Vec<u8>,
+}
+
+/// How long commands take for a part of their way. One at a time is followed.
+///
+/// | name | from | to |
+/// |---|---|---|
+/// | `queue` | the call | the consensus stage has given it its index |
+/// | `write` | there | it is in the log, readable and not yet durable |
+/// | `flush` | there | this node's own disk has it for certain |
+/// | `peers` | written | the first peer has answered that its disk has it |
+/// | `commit` | its index | a majority has it; `write`, `flush` and `peers` lie within |
+/// | `apply` | committed | the state machine has applied it |
+/// | `answer` | applied | the caller has taken the answer |
+/// | `total` | the call | the caller has taken the answer |
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HopStatus {
+    /// Which part.
+    pub name: &'static str,
+    /// Commands that were followed.
+    pub count: u64,
+    /// Half of them took no longer.
+    pub p50: Duration,
+    /// Nor did 99 of 100 take longer than this.
+    pub p99: Duration,
+    /// The slowest.
+    pub max: Duration,
+}
+
+impl Status {
+    /// Why is it slow: the hops that own the most of the median and of the 99th percentile, in this order. When it is the
+    /// commit, the part of it that took longest stands in its place. `None` when no command was followed.
+    pub fn why_slow(&self) -> Option<(&HopStatus, &HopStatus)> {
+        let slowest = |time: fn(&HopStatus) -> Duration, among: &[&str]| {
+            let hops = self.hops.iter().filter(|hop| hop.count > 0);
+            hops.filter(|hop| among.contains(&hop.name))
+                .max_by_key(|hop| time(hop))
+        };
+        let owner = |time: fn(&HopStatus) -> Duration| {
+            let hop = slowest(time, &["queue", "commit", "apply", "answer"])?;
+            match hop.name {
+                "commit" => slowest(time, &["write", "flush", "peers"]).or(Some(hop)),
+                _ => Some(hop),
+            }
+        };
+        Some((owner(|hop| hop.p50)?, owner(|hop| hop.p99)?))
+    }
 }
 
 impl fmt::Display for Status {

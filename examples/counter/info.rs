@@ -90,6 +90,20 @@ fn raft(status: &Status, out: &mut String) -> std::fmt::Result {
             ring.name, ring.depth, ring.capacity, ring.full
         )?;
     }
+    for hop in status.hops.iter().filter(|hop| hop.count > 0) {
+        writeln!(
+            out,
+            "hop_{}:p50_us={},p99_us={},max_us={},count={}\r",
+            hop.name,
+            hop.p50.as_micros(),
+            hop.p99.as_micros(),
+            hop.max.as_micros(),
+            hop.count
+        )?;
+    }
+    if let Some((p50, p99)) = status.why_slow() {
+        writeln!(out, "slow:p50={},p99={}\r", p50.name, p99.name)?;
+    }
     for peer in &status.peers {
         writeln!(
             out,

@@ -13,6 +13,7 @@ use ringbuf::{Receiver, Take, Waker};
 use storage::{Dir, FlushState, Log, StorageError, Vote};
 
 use crate::Fault;
+use crate::flow::hops::Stamp;
 use crate::flow::rings::{Entry, Write, advance};
 use crate::flow::shared::{Shared, Stop};
 
@@ -125,6 +126,8 @@ impl<D: Dir> Append<D> {
             }
         });
         if taken > 0 {
+            let last = self.log.last();
+            self.shared.hops.pass(Stamp::Written, last);
             self.network.wake(); // Appends that waited for these entries can be sent.
         }
         failed.map_or(Ok(taken), Err)
@@ -142,6 +145,7 @@ impl<D: Dir> Append<D> {
         let before = marks.durable.load(Ordering::Relaxed);
         let durable = self.log.durable();
         advance(&marks.durable, durable);
+        self.shared.hops.pass(Stamp::Flushed, durable);
         advance(&marks.flushes, marks.flushes.load(Ordering::Relaxed) + 1);
         let entries = durable.saturating_sub(before);
         advance(

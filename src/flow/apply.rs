@@ -16,6 +16,7 @@ use ringbuf::{Receiver, Take};
 use storage::Reader;
 use storage::record::{self, Header};
 
+use crate::flow::hops::Stamp;
 use crate::flow::rings::{AtIndex, ToApply, advance};
 use crate::flow::shared::Shared;
 use crate::fsm::Batch;
@@ -34,7 +35,7 @@ pub(crate) struct Apply {
     applied: Index,
     leading: Option<Term>,
     reply: Vec<u8>,
-    proposal_timeout_ms: u64,
+    proposal_timeout_us: u64,
     next_sweep_us: u64,
 }
 
@@ -54,7 +55,7 @@ impl Apply {
             applied: 0,
             leading: None,
             reply: Vec::with_capacity(4 << 10),
-            proposal_timeout_ms: u64::try_from(proposal_timeout.as_millis()).unwrap_or(u64::MAX),
+            proposal_timeout_us: u64::try_from(proposal_timeout.as_micros()).unwrap_or(u64::MAX),
             next_sweep_us: 0,
         }
     }
@@ -64,16 +65,15 @@ impl Apply {
         work += self.reach()?;
         if now_us >= self.next_sweep_us {
             self.next_sweep_us = now_us + self.sweep_every_us();
-            let now_ms = now_us / 1000;
             self.shared
                 .table
-                .expire(now_ms.saturating_sub(self.proposal_timeout_ms));
+                .expire(now_us.saturating_sub(self.proposal_timeout_us));
         }
         Ok(work)
     }
 
     fn sweep_every_us(&self) -> u64 {
-        (self.proposal_timeout_ms * 1000 / 8).max(1000)
+        (self.proposal_timeout_us / 8).max(1000)
     }
 
     /// Requests that wait are looked through from time to time; without any there is nothing to wake for.
@@ -127,6 +127,7 @@ impl Apply {
             self.apply_records(slice.as_ref())?;
             assert_eq!(self.applied, slice.last(), "the whole slice is applied");
             advance(&self.shared.marks.applied, self.applied);
+            self.shared.hops.pass(Stamp::Applied, self.applied);
             if self.applied - before > 16 << 10 {
                 break; // Let the reads and the other stages of this thread have their turn.
             }

@@ -15,6 +15,7 @@ use ringbuf::{Receiver, Sender, Take, Waker};
 use storage::record::{self, Header};
 
 use crate::flow::forward;
+use crate::flow::hops::Stamp;
 use crate::flow::rings::{
     Ask, AtIndex, Bulk, Entry, InBulk, InBulkKind, InSmall, Proposal, SendBulk, SendSmall, Small,
     ToApply, Write, advance,
@@ -22,7 +23,7 @@ use crate::flow::rings::{
 use crate::flow::shared::{Shared, Stop};
 use crate::flow::sizes::Sizes;
 use crate::pending::Token;
-use crate::raft::{self, Core, Output};
+use crate::raft::{self, Core, Message, Outcome, Output};
 use crate::status::{PeerStatus, Role};
 use crate::wire::{KIND_COMMAND, KIND_TERM_START};
 use crate::{Config, NodeId, ProposeError};
@@ -32,6 +33,9 @@ const TURN: usize = 256;
 /// Free slots of each outbound ring without which no input is taken: one input makes at most a few messages a peer.
 const ROOM: usize = 64;
 const ENTRY_ROOM: usize = 4;
+/// Of the ring to the apply stage: what one input may say of offices. Reads leave free much more than that, for they
+/// stay there until their index is applied - and what brings that on is an input too.
+const OFFICE_ROOM: usize = 8;
 /// How often the leader's view of its peers is copied for the status.
 const PEERS_EVERY_US: u64 = 100_000;
 
@@ -224,7 +228,7 @@ impl Brain {
             && self.rings.entry.has_room(ENTRY_ROOM)
             && self.rings.send_small.has_room(ROOM)
             && self.rings.send_bulk.has_room(ROOM)
-            && self.rings.at_index.has_room(ROOM)
+            && self.rings.at_index.has_room(OFFICE_ROOM)
     }
 
     fn clock(&mut self, now_us: u64) -> usize {
@@ -250,6 +254,13 @@ impl Brain {
         match slot.what {
             Small::Message(message) => {
                 self.core.receive(now_us, slot.from, &message, &self.sizes);
+                if let Message::AppendReply {
+                    outcome: Outcome::Matched { index },
+                    ..
+                } = message
+                {
+                    self.shared.hops.pass(Stamp::Acknowledged, index);
+                }
                 if !slot.piggyback.is_empty() {
                     self.note_piggyback(slot.from, &slot.piggyback);
                 }
@@ -390,6 +401,11 @@ impl Brain {
                         token: slot.token,
                         kind: KIND_COMMAND,
                     };
+                    if count == 0 && self.shared.hops.is_free(now_us) {
+                        let proposed_us = self.shared.table.since_us(token);
+                        let hops = &self.shared.hops;
+                        hops.begin(token, header.index, proposed_us, now_us);
+                    }
                     record::encode_into(&mut self.batch, &header, command);
                     self.sizes
                         .push(header.index, record::encoded_len(command.len()) as u64);
@@ -553,6 +569,7 @@ impl Brain {
         let mark = &self.shared.marks.committed;
         if upto > mark.load(Ordering::Relaxed) {
             advance(mark, upto);
+            self.shared.hops.pass(Stamp::Committed, upto);
             self.apply.wake();
         }
     }
@@ -635,11 +652,12 @@ impl Brain {
     }
 
     fn answer_at(&mut self, index: u64, token: u64) {
-        let sent = self
-            .rings
-            .at_index
-            .try_send(|slot| slot.0 = AtIndex::Read { index, token });
-        if sent.is_err() {
+        let ring = &mut self.rings.at_index;
+        let sent = ring.has_room(ROOM + 1)
+            && ring
+                .try_send(|slot| slot.0 = AtIndex::Read { index, token })
+                .is_ok();
+        if !sent {
             self.shared
                 .table
                 .complete(Token(token), Err(ProposeError::Busy), &[]);

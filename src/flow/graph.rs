@@ -12,6 +12,7 @@ use storage::{Dir, Disk, FlushWay, Log, Options, Recovered, StorageError};
 use crate::flow::append::Append;
 use crate::flow::apply::Apply;
 use crate::flow::consensus::{Consensus, Inputs, Rings};
+use crate::flow::hops::Hops;
 use crate::flow::link::{GroupLink, Link};
 use crate::flow::receive::Inbound;
 use crate::flow::replicate::Network;
@@ -192,6 +193,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         config.inline_bytes,
         (nonce >> 32) as u32,
         sinks,
+        Arc::new(Hops::new(clock.clone())),
     ));
     let shared = Arc::new(Shared::new(config, nonce as u32, clock, table.clone()));
 

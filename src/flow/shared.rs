@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ringbuf::{Gauge, Waker};
 
+use crate::flow::hops::Hops;
 use crate::flow::rings::Marks;
 use crate::pending::Table;
 use crate::status::{PeerStatus, Role};
@@ -22,7 +23,7 @@ pub(crate) enum Stop {
 }
 
 /// The node's clocks. Stages do not read them: they are told the time.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Clock {
     /// The machine's.
     System { start: Instant },
@@ -72,6 +73,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) table: Arc<Table>,
     pub(crate) marks: Marks,
+    pub(crate) hops: Arc<Hops>,
     /// `term`, and `role << 32 | leader` beside it, for the status and for refusing early.
     pub(crate) term: AtomicU64,
     pub(crate) face: AtomicU64,
@@ -107,6 +109,7 @@ impl Shared {
             id,
             origin: u64::from(id.0) << 32 | u64::from(nonce),
             clock,
+            hops: table.hops().clone(),
             table,
             marks: Marks::default(),
             term: AtomicU64::new(0),

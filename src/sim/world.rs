@@ -401,7 +401,12 @@ impl<'a> World<'a> {
             // The poll did not fail, so it is on its disk that it has met this peer.
             self.nodes[node].met |= u64::from(up) << peer;
             let what = if up { "up" } else { "down" };
-            tell!(self, "n{} hears: connection {number} with n{} is {what}", node + 1, peer + 1);
+            tell!(
+                self,
+                "n{} hears: connection {number} with n{} is {what}",
+                node + 1,
+                peer + 1
+            );
         }
         self.fabric.state().news = news; // Its room is used again.
     }

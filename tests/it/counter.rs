@@ -23,11 +23,15 @@ fn every_port_counts_up() {
     }
     cluster.until_equal();
     let leader = cluster.until_leader();
+    cluster.incr(leader, "a");
     let info = cluster.info(leader).expect("it answers");
     assert!(info.number("term") >= 1, "{info}");
     assert!(info.number("flushes") > 0, "{info}");
     assert!(info.number("commit") >= 15, "{info}");
     assert!(info.text("ring_propose").contains("depth="), "{info}");
+    // And where the time of the leader's own commands went.
+    assert!(info.text("hop_total").contains("p99_us="), "{info}");
+    assert!(info.text("slow").starts_with("p50="), "{info}");
 }
 
 #[test]
