@@ -33,8 +33,8 @@ const TURN: usize = 256;
 /// Free slots of each outbound ring without which no input is taken: one input makes at most a few messages a peer.
 const ROOM: usize = 64;
 const ENTRY_ROOM: usize = 4;
-/// Of the ring to the apply stage: what one input may say of offices. Reads leave free much more than that, for they
-/// stay there until their index is applied - and what brings that on is an input too.
+/// Slots of the ring to the apply stage that reads leave to the news of offices: they stay there until their index is
+/// applied.
 const OFFICE_ROOM: usize = 8;
 /// How often the leader's view of its peers is copied for the status.
 const PEERS_EVERY_US: u64 = 100_000;
@@ -159,6 +159,7 @@ impl Consensus {
     /// One turn. Returns how many inputs it took.
     pub(crate) fn poll(&mut self, now_us: u64) -> usize {
         let Self { inputs, brain } = self;
+        brain.tell_offices();
         let mut work = brain.clock(now_us);
         if !brain.has_room() {
             return work;
@@ -228,7 +229,6 @@ impl Brain {
             && self.rings.entry.has_room(ENTRY_ROOM)
             && self.rings.send_small.has_room(ROOM)
             && self.rings.send_bulk.has_room(ROOM)
-            && self.rings.at_index.has_room(OFFICE_ROOM)
     }
 
     fn clock(&mut self, now_us: u64) -> usize {
@@ -653,7 +653,7 @@ impl Brain {
 
     fn answer_at(&mut self, index: u64, token: u64) {
         let ring = &mut self.rings.at_index;
-        let sent = ring.has_room(ROOM + 1)
+        let sent = ring.has_room(OFFICE_ROOM + 1)
             && ring
                 .try_send(|slot| slot.0 = AtIndex::Read { index, token })
                 .is_ok();
@@ -696,25 +696,28 @@ impl Brain {
             }
         }
         self.shared.set_face(term, role, leader);
-        if let Some(led) = self
-            .leading
-            .filter(|&led| led != term || role != Role::Leader)
-        {
-            self.leading = None;
-            let sent = self
-                .rings
-                .at_index
-                .try_send(|slot| slot.0 = AtIndex::LeaderStop { term: led });
-            assert!(sent.is_ok(), "the room was looked at before");
+        self.tell_offices();
+    }
+
+    /// Tells the state machine of offices begun and ended. When reads that wait for their index leave no room for that in
+    /// the ring, it is told at a later turn; of an office that is over by then it never hears.
+    fn tell_offices(&mut self) {
+        let leads = self.core.is_leader().then(|| self.core.term());
+        if self.leading == leads {
+            return;
         }
-        if role == Role::Leader && self.leading.is_none() {
-            self.leading = Some(term);
+        let ring = &mut self.rings.at_index;
+        if let Some(term) = self.leading {
+            let told = ring.try_send(|slot| slot.0 = AtIndex::LeaderStop { term });
+            if told.is_err() {
+                return;
+            }
+            self.leading = None;
+        }
+        if let Some(term) = leads {
             let index = self.core.term_start();
-            let sent = self
-                .rings
-                .at_index
-                .try_send(|slot| slot.0 = AtIndex::LeaderStart { index, term });
-            assert!(sent.is_ok(), "the room was looked at before");
+            let told = ring.try_send(|slot| slot.0 = AtIndex::LeaderStart { index, term });
+            self.leading = told.is_ok().then_some(term);
         }
     }
 
