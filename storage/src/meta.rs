@@ -231,6 +231,21 @@ impl<F: File> Meta<F> {
         self.unwritten || self.sequence != self.durable
     }
 
+    /// Writes the slot in force once more, as it is: after a flush that failed it may be in the page cache only, and the
+    /// kernel takes it for clean.
+    pub(crate) fn renew(&mut self) -> Result<(), StorageError> {
+        let (sequence, incarnation) = (self.durable, self.incarnation);
+        let slot = Slot {
+            sequence,
+            incarnation,
+            state: self.durable_state,
+        };
+        let at = sequence % 2 * SLOT_STEP;
+        self.file
+            .write_at(at, &slot.encode())
+            .doing_at("write", self.file.path(), at)
+    }
+
     /// Whether a write would be of use although nothing is new: it makes the slots the same.
     pub(crate) fn is_single(&self) -> bool {
         self.single

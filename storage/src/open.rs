@@ -78,6 +78,9 @@ pub(crate) fn open<D: Dir>(
         Ok::<_, StorageError>(())
     };
     // What was read may have been in the page cache only; from here on it is taken for durable.
+    if meta.is_single() {
+        meta.renew()?;
+    }
     flush_meta(&mut meta)?;
 
     let MetaState {

@@ -224,9 +224,11 @@ pub(crate) fn recover<D: Dir>(
     if sound_mark.is_none() {
         write(&tail.file, at.offset, &mark(seen).encode())?;
     }
-    erase(&tail.view, &tail.file, at.offset + MARK_LEN as u64)?;
+    let behind = at.offset + MARK_LEN as u64;
+    erase(&tail.view, &tail.file, behind, intent.is_some())?;
     let mut marked = seen;
     if sync {
+        renew(&segments, seen, last)?;
         // Also what looked sound: it may have been in the page cache only.
         for segment in &segments {
             flush(&segment.file)?;
@@ -429,13 +431,57 @@ fn evidence<F>(candidates: &[Candidate<F>], offset: u64, incarnation: u64) -> u6
     furthest
 }
 
-/// Writes zeros over what is not zero in `from..`.
-fn erase<F: File>(view: &View, file: &F, from: u64) -> Result<(), StorageError> {
+/// Writes once more what no mark says was flushed.
+///
+/// When a flush fails the kernel keeps the pages and calls them clean. A process that starts after that reads them, and
+/// a flush of clean pages is no flush: they would be gone with the next power failure. Written again they are dirty.
+fn renew<F: File>(
+    segments: &VecDeque<Segment<F>>,
+    flushed: u64,
+    last: u64,
+) -> Result<(), StorageError> {
+    const CHUNK: usize = 256 << 10;
+    for (number, Segment { view, file, .. }) in segments.iter().enumerate() {
+        let end_index = segments
+            .get(number + 1)
+            .map_or(last, |next| next.view.base - 1);
+        if end_index <= flushed {
+            continue;
+        }
+        let offset_of = |index| match view.seek(index, u64::MAX) {
+            Some((found, offset)) if found == index => offset as usize,
+            other => panic!(
+                "record {index} of segment {} was just verified: {other:?}",
+                view.seq
+            ),
+        };
+        // A header is flushed together with the first records behind it.
+        let from = if view.base > flushed {
+            0
+        } else {
+            offset_of(flushed + 1)
+        };
+        let end = offset_of(end_index + 1) + MARK_LEN;
+        let mut at = from;
+        while at < end {
+            let next = (at + CHUNK).min(end);
+            // A copy, for the source of the write is a map of the place that it goes to.
+            let bytes = view.map.slice(at..next).to_vec();
+            write(file, at as u64, &bytes)?;
+            at = next;
+        }
+    }
+    Ok(())
+}
+
+/// Writes zeros over what is not zero in `from..`, or over `all` of it: an erasure that was begun may be in the page
+/// cache only (see [`renew`]).
+fn erase<F: File>(view: &View, file: &F, from: u64, all: bool) -> Result<(), StorageError> {
     const CHUNK: usize = 64 * 1024;
     let (mut at, end) = (from as usize, view.map.len());
     while at < end {
         let next = (at + CHUNK).min(end);
-        if !is_zero(view.map.slice(at..next)) {
+        if all || !is_zero(view.map.slice(at..next)) {
             write(file, at as u64, &[0; CHUNK][..next - at])?;
         }
         at = next;

@@ -38,7 +38,8 @@ struct Options {
     /// The most seeds that the simulator gets for a bug
     #[arg(long, default_value_t = 3000)]
     seeds: u64,
-    /// The most seconds that a catcher gets for a bug, without building it
+    /// The most seconds that a catcher gets for a bug, without building it; the simulator then has
+    /// had the seeds that there was time for
     #[arg(long, default_value_t = 300)]
     seconds: u64,
     /// Threads of the simulator
@@ -90,6 +91,12 @@ fn run(options: &Options) -> Result<bool, String> {
             Outcome::Quiet => {
                 let seconds = begun.elapsed().as_secs();
                 println!("without a bug `{catcher}` finds nothing ({seconds} s)");
+            }
+            Outcome::Endless if *catcher == Catcher::Simulate => {
+                let seconds = options.seconds;
+                println!(
+                    "without a bug `{catcher}` finds nothing in {seconds} s, but not all seeds ran"
+                );
             }
             outcome => return Err(format!("without a bug `{catcher}` says: {outcome}")),
         }

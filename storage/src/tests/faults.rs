@@ -144,6 +144,43 @@ fn any_step_of_a_session_may_fail() {
 }
 
 #[test]
+fn what_a_start_finds_is_durable_even_after_a_flush_that_failed() {
+    // After a failed flush the kernel keeps the pages and calls them clean: the next process reads what the disk never
+    // got, and a flush alone would not bring it there.
+    for entries in [1, 12, 40] {
+        let memory = Memory::new(1);
+        let mut log = open(&memory);
+        log.append_some(5, 1, 1000);
+        log.flush();
+        log.append_some(entries, 2, 1000);
+        let vote = Vote {
+            term: 2,
+            voted_for: Some(3),
+        };
+        log.save_vote(vote).expect("saved");
+        // Behind the write of term and vote.
+        for step in 1..8 {
+            memory.fail_at(memory.steps() + step, Fault::Io);
+        }
+        let failed = log.start_flush().and_then(|_| log.wait_flush());
+        let error = failed.expect_err("the flush fails").to_string();
+        assert!(error.contains("cannot flush"), "{error}");
+        drop(log);
+
+        // The device is well again.
+        while memory.sync_dir("").is_err() {}
+        let log = open(&memory);
+        let (found, last) = (log.vote(), log.last());
+        assert_eq!(last, 5 + entries, "the page cache has all of it");
+        assert_eq!(log.durable(), last);
+        drop(log);
+        let left = open(&memory.power_cut(Loss::All));
+        assert_eq!((left.last(), left.vote()), (last, found));
+        assert_eq!(left.contents(), [run(1, 5, 1), run(6, last, 2)].concat());
+    }
+}
+
+#[test]
 fn a_vote_outlives_bit_rot_in_either_of_its_places() {
     let quiet: fn(&mut Log<Memory>) = |log| log.settle().expect("sound");
     let busy: fn(&mut Log<Memory>) = |log| {
