@@ -54,6 +54,23 @@ pub(crate) struct Item {
     pub(crate) what: What,
 }
 
+impl Item {
+    /// The same again; of what may not be doubled there is none.
+    fn copy(&self) -> Option<Self> {
+        match &self.what {
+            What::Frame { kind, head, body } if *kind != wire::FORWARD => Some(Self {
+                what: What::Frame {
+                    kind: *kind,
+                    head: head.clone(),
+                    body: body.clone(),
+                },
+                ..*self
+            }),
+            _ => None,
+        }
+    }
+}
+
 /// What a node said that must rest on its disk, for the checks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Said {
@@ -208,28 +225,14 @@ impl State {
             self.counts.add("network: lost");
             return true;
         }
-        if foul && self.rng.chance(self.weather.double_ppm) {
-            if let What::Frame { kind, head, body } = &item.what
-                && *kind != wire::FORWARD
-            {
-                let copy = What::Frame {
-                    kind: *kind,
-                    head: head.clone(),
-                    body: body.clone(),
-                };
-                let due = self.now_us + self.delay() + self.delay();
-                let due = due.max(self.way(to, from).news_due_us);
-                self.counts.add("network: doubled");
-                self.put(
-                    to,
-                    due,
-                    Item {
-                        peer: from,
-                        epoch,
-                        what: copy,
-                    },
-                );
-            }
+        if foul
+            && self.rng.chance(self.weather.double_ppm)
+            && let Some(copy) = item.copy()
+        {
+            let due = self.now_us + self.delay() + self.delay();
+            let due = due.max(self.way(to, from).news_due_us);
+            self.counts.add("network: doubled");
+            self.put(to, due, copy);
         }
         self.carry(to, from, bulk, item);
         true
@@ -276,7 +279,7 @@ impl State {
         }
         if pair.up {
             if blocked && now_us >= *pair.blocked_us.get_or_insert(now_us) + stall_us {
-                self.counts.add("network: connection given up");
+                self.counts.add("mark: a connection was given up");
                 self.disconnect(a, b);
             }
         } else if alive && !blocked && now_us >= pair.connect_us {

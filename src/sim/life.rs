@@ -253,6 +253,34 @@ impl Drop for Life {
     }
 }
 
+impl Act {
+    pub(crate) const fn bit(self) -> u16 {
+        1 << self as u16
+    }
+
+    /// Who may find something to do when a poll of this has done something. What is missing here is found when the
+    /// node is asked whether it has work, before it sleeps.
+    pub(crate) const fn feeds(self) -> u16 {
+        let consensus = Self::Consensus.bit();
+        match self {
+            Self::Receive => self.bit() | consensus,
+            Self::Finish => consensus | Self::Flush.bit(),
+            Self::Consensus => {
+                let out = Self::Write.bit() | Self::Send.bit() | Self::Apply.bit();
+                self.bit() | out | Self::Receive.bit() | Self::Reply.bit() | CLIENT
+            }
+            Self::Write => {
+                let out = Self::Flush.bit() | Self::Send.bit() | Self::Apply.bit();
+                self.bit() | out | consensus
+            }
+            Self::Apply => self.bit() | Self::Reply.bit() | consensus | CLIENT,
+            Self::Reply => self.bit() | CLIENT,
+            Self::Send => self.bit() | consensus,
+            Self::Flush => Self::Finish.bit() | consensus,
+        }
+    }
+}
+
 /// A bit for each act, and one for the clients that take the node's answers.
 pub(crate) const CLIENT: u16 = 1 << ACTS.len();
 pub(crate) const EVERYTHING: u16 = (CLIENT << 1) - 1;

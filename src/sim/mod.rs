@@ -27,6 +27,8 @@ mod life;
 pub mod linear;
 mod link;
 mod liveness;
+mod lives;
+mod look;
 mod marks;
 mod plan;
 mod rng;

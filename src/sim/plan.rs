@@ -113,11 +113,13 @@ pub(crate) struct Plan {
     pub(crate) stall_ppm: u64,
     /// How often a poll takes time.
     pub(crate) cost_ppm: u64,
+    /// Everything is polled after anything was done, though most of it be in vain.
+    pub(crate) thorough: bool,
 }
 
 impl Plan {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
-        let nodes = rng.pick(&[1, 3, 3, 3, 3, 5, 5]);
+        let nodes = rng.pick(&[1, 2, 3, 3, 3, 3, 3, 4, 5, 5]);
         let members = (1..=nodes as u32)
             .map(|id| Member {
                 id: NodeId(id),
@@ -191,6 +193,7 @@ impl Plan {
             flush_us: rng.pick(&[1, 100, 2_000, 20_000]),
             stall_ppm: rng.pick(&[0, 0, 300, 5_000]),
             cost_ppm: rng.pick(&[0, 10_000, 100_000]),
+            thorough: rng.chance(150_000),
             config,
         }
     }

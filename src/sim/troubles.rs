@@ -5,11 +5,13 @@ use std::sync::atomic::Ordering;
 use storage::file::Dir;
 use storage::memory::{Fault, Loss, Memory};
 
+use crate::Role;
 use crate::flow::shared::Stop;
 use crate::sim::invariants::Verdict;
+use crate::sim::lives::{End, WIPED};
 use crate::sim::plan::{Plan, TROUBLES, Trouble};
 use crate::sim::rng::Rng;
-use crate::sim::world::{End, WIPED, World, tell};
+use crate::sim::world::{World, tell};
 
 /// Polls that a trouble waits for at the most when its time has come: it may strike between any two of them.
 const MOST_POLLS: u64 = 60;
@@ -88,7 +90,13 @@ impl World<'_> {
     pub(crate) fn strike(&mut self) -> Verdict {
         self.troubles.in_polls = None;
         let trouble = self.troubles.rng.pick(&self.plan.troubles);
-        let at = self.troubles.rng.below(self.nodes.len() as u64) as usize;
+        let any = self.troubles.rng.below(self.nodes.len() as u64) as usize;
+        // Whatever happens to a leader matters more.
+        let leads = |node: &super::life::SimNode| node.seen.0 == Role::Leader;
+        let leader = self.nodes.iter().position(leads);
+        let at = leader
+            .filter(|_| self.troubles.rng.chance(400_000))
+            .unwrap_or(any);
         if self.carry_out(trouble, at)? {
             let name = TROUBLES.iter().find(|(of, _)| *of == trouble);
             let name = name.map_or("fault", |(_, name)| *name);
@@ -133,7 +141,10 @@ impl World<'_> {
                 let sides = self.troubles.rng.between(1, (1 << count) - 2);
                 self.cut(|to, from| (sides >> to & 1) != (sides >> from & 1));
             }
-            Trouble::Isolate if count > 1 => self.cut(|to, from| to == at || from == at),
+            Trouble::Isolate if count > 1 => {
+                self.cut(|to, from| to == at || from == at);
+                self.ask_both_sides(at)?;
+            }
             Trouble::OneWay if count > 1 => {
                 let other = (at + 1 + self.troubles.rng.below(count as u64 - 1) as usize) % count;
                 self.cut(|to, from| (to, from) == (at, other));
@@ -191,6 +202,22 @@ impl World<'_> {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Logs part where both sides of a cut are written to.
+    fn ask_both_sides(&mut self, at: usize) -> Verdict {
+        if !self.troubles.rng.chance(300_000) {
+            return Ok(());
+        }
+        for node in 0..self.nodes.len() {
+            let count = self.troubles.rng.between(1, 12) * if node == at { 3 } else { 1 };
+            for _ in 0..count {
+                if self.nodes[node].runs() {
+                    self.ask(node)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn loss(&mut self) -> Loss {

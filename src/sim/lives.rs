@@ -1,0 +1,284 @@
+//! How a node's life begins and ends, and what must hold from one to the next.
+
+use std::sync::Arc;
+
+use storage::memory::Loss;
+use storage::recover::Found;
+use storage::{Memory, StorageError};
+
+use crate::sim::clock::{NodeClock, TRUE_RATE};
+use crate::sim::invariants::logs::{Kept, Model};
+use crate::sim::invariants::{Verdict, broken};
+use crate::sim::ledger::Counter;
+use crate::sim::life::{Armed, EVERYTHING, Life, SimNode, Start};
+use crate::sim::marks;
+use crate::sim::plan::{Plan, Trouble};
+use crate::sim::rng::Rng;
+use crate::sim::world::{World, tell};
+use crate::{Fault, NodeId, Role};
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It dies; what it wrote is in the page cache.
+    Killed,
+    /// Its machine loses power.
+    PowerCut(Loss),
+}
+
+impl World<'_> {
+    /// Begins a life of a node, on whatever its disk holds.
+    pub(crate) fn start(&mut self, at: usize) -> Verdict {
+        let now_us = self.now_us;
+        let node = &mut self.nodes[at];
+        if !self.calm
+            && self.plan.troubles.contains(&Trouble::PowerCutInside)
+            && self.chance.chance(200_000)
+        {
+            let step = node.disk.steps() + self.chance.below(24);
+            node.disk.fail_at(step, storage::memory::Fault::PowerOff);
+            node.armed.power = true;
+        }
+        node.disk.hold_flushes(true);
+        self.panics[at] = Arc::default();
+        let machine = Counter::new(at as u64 + 1, self.panics[at].clone(), self.ledger.clone());
+        let begun = Life::begin(Start {
+            at,
+            config: &node.config,
+            rings: self.plan.rings,
+            disk: &node.disk,
+            fabric: &self.fabric,
+            machine: Box::new(machine),
+            clock: NodeClock::new(now_us, node.rate_ppm, node.wall_offset_us),
+            nonce: self.chance.next(),
+        });
+        let (life, recovered) = match begun {
+            Ok(begun) => begun,
+            Err(error) => return self.refused_to_start(at, &error),
+        };
+        for decision in &recovered.decisions {
+            if let Found::Damaged { flushed, .. } = decision.found {
+                broken(
+                    "recovery",
+                    format!(
+                        "node {} opens although {flushed} records had been durable and are not there",
+                        at + 1
+                    ),
+                )?;
+            }
+            if let Some(mark) = marks::of_recovery(&decision.found) {
+                self.counts.add(mark);
+            }
+        }
+        let before = node.model.clone();
+        let kept = node.kept.take().unwrap_or(Kept {
+            durable: 0,
+            vote: recovered.vote,
+        });
+        let found = Model::recovered(&life.reader, recovered.vote, &before, kept, &self.registry);
+        let model = match (found, node.damaged) {
+            (Ok(model), _) => model,
+            // What rotted looks like the torn end of a write that nobody was told of, or the directory is new.
+            (Err(lost), Some(how)) if lost.check.starts_with("durable") || how == WIPED => {
+                self.counts.add("damage: a node went on with less");
+                if how != WIPED {
+                    tell!(self, "n{} is retired: {}", at + 1, lost.facts);
+                    node.retired = true;
+                    node.kept = Some(kept);
+                    return Ok(());
+                }
+                Model::default()
+            }
+            (Err(lost), _) => return Err(lost),
+        };
+        if model
+            .term(model.last())
+            .is_some_and(|term| term > recovered.vote.term)
+        {
+            self.counts
+                .add("mark: the log was ahead of the term on disk");
+        }
+        node.model = model;
+        node.life = Some(life);
+        node.lives += 1;
+        node.hot = EVERYTHING;
+        node.wake_us = now_us;
+        node.stalled = None;
+        node.spins = 0;
+        node.drains_until_us = None;
+        node.seen = (Role::Follower, 0);
+        self.fabric.state().born(at, recovered.identity.incarnation);
+        self.counts.add("lives");
+        let (last, term) = (recovered.last_index, recovered.vote.term);
+        tell!(self, "n{} starts: entries to {last}, term {term}", at + 1);
+        self.trace.note(last ^ term << 32);
+        Ok(())
+    }
+
+    pub(crate) fn refused_to_start(&mut self, at: usize, error: &StorageError) -> Verdict {
+        tell!(self, "n{} does not start: {error}", at + 1);
+        let now_us = self.now_us;
+        let node = &mut self.nodes[at];
+        node.start_us = now_us + self.chance.around(self.plan.trouble_us);
+        if node.armed.power {
+            let seed = self.chance.next();
+            node.disk = node.disk.power_cut(Loss::Random(seed));
+            node.armed = Armed {
+                full: node.no_room,
+                ..Armed::default()
+            };
+            self.counts.add("mark: the power failed in recovery");
+            return Ok(());
+        }
+        if node.damaged.is_some() {
+            node.retired = true;
+            self.counts.add("damage: a node refused to start");
+            return Ok(());
+        }
+        if node.armed.full || node.armed.error {
+            self.counts.add("mark: a node could not start for its disk");
+            return Ok(());
+        }
+        broken(
+            "a node starts",
+            format!("node {} does not: {error}", at + 1),
+        )
+    }
+
+    /// A stage has ended the node.
+    pub(crate) fn stopped(&mut self, at: usize, fault: Fault) -> Verdict {
+        tell!(self, "n{} stops: {fault}", at + 1);
+        // Some of what it was about to write may have reached the disk.
+        self.follow_log(at)?;
+        let node = &mut self.nodes[at];
+        let armed = node.armed;
+        let expected = match &fault {
+            Fault::Storage(_) => armed.error || armed.power || armed.full || node.damaged.is_some(),
+            Fault::StateMachine(_) => armed.panic,
+            Fault::Network(_) => false,
+        };
+        if !expected {
+            broken(
+                "no fault without a cause",
+                format!("node {} stops: {fault}", at + 1),
+            )?;
+        }
+        if armed.power {
+            // Nobody is there any more to tell anybody.
+            let seed = self.chance.next();
+            return self.end(at, End::PowerCut(Loss::Random(seed)));
+        }
+        self.counts.add("mark: a node stopped with a fault");
+        node.life.as_mut().expect("it ran").fail(fault);
+        self.drain_answers(at)?;
+        // The bytes of a failed write are in the page cache, clean: nobody would flush them again. The machine is
+        // restarted, as an operator does whose disk fails.
+        let end = if armed.error {
+            End::PowerCut(Loss::Random(self.chance.next()))
+        } else {
+            End::Killed
+        };
+        self.end(at, end)
+    }
+
+    pub(crate) fn drain_answers(&mut self, at: usize) -> Verdict {
+        while self.take_answers(at, usize::MAX)? > 0 {}
+        if let Some(op) = self.clients.open_on(at) {
+            broken(
+                "every request is answered",
+                format!(
+                    "operation {op} has no answer, and node {} has ended in order",
+                    at + 1
+                ),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// It has left in order.
+    pub(crate) fn left(&mut self, at: usize) -> Verdict {
+        let life = self.nodes[at].life.as_mut().expect("it runs");
+        if let Err(fault) = life.close() {
+            return self.stopped(at, fault);
+        }
+        self.follow_log(at)?;
+        self.drain_answers(at)?;
+        self.counts.add("mark: a node left in order");
+        self.end(at, End::Killed)
+    }
+
+    /// The process is gone.
+    pub(crate) fn end(&mut self, at: usize, how: End) -> Verdict {
+        let again_us = self.now_us + self.chance.around(self.plan.trouble_us);
+        let node = &mut self.nodes[at];
+        let Some(life) = node.life.take() else {
+            return Ok(());
+        };
+        node.kept = Some(life.kept());
+        if life.flush_done_us.is_some() {
+            self.counts.add("mark: ended while a flush was in flight");
+        }
+        for gauge in life.shared.gauges() {
+            self.counts
+                .add_many(marks::of_full_ring(gauge.name()), gauge.full_count());
+        }
+        drop(life);
+        if let End::PowerCut(loss) = how {
+            node.disk = node.disk.power_cut(loss);
+        }
+        node.armed = Armed {
+            full: node.no_room,
+            error: node.armed.error && how == End::Killed,
+            power: node.armed.power && how == End::Killed,
+            panic: false,
+        };
+        node.start_us = again_us;
+        node.paused_until_us = None;
+        node.stalled = None;
+        node.hot = 0;
+        node.seen = (Role::Follower, 0);
+        node.owes = None;
+        self.fabric.state().news.clear();
+        self.clients.abandoned(at);
+        let silently = matches!(how, End::PowerCut(_)) && self.chance.chance(500_000);
+        self.fabric.state().died(at, silently);
+        tell!(self, "n{} is gone: {how:?}", at + 1);
+        self.look_at_ledger()
+    }
+}
+
+/// How a node is damaged whose directory is empty.
+pub(crate) const WIPED: &str = "wiped";
+
+impl SimNode {
+    pub(crate) fn new(at: usize, plan: &Plan, chance: &mut Rng) -> Self {
+        let mut config = plan.config.clone();
+        config.id = NodeId(at as u32 + 1);
+        Self {
+            config,
+            disk: Memory::new(chance.next()),
+            life: None,
+            lives: 0,
+            model: Model::default(),
+            kept: None,
+            rate_ppm: TRUE_RATE - plan.skew_ppm + chance.below(2 * plan.skew_ppm + 1),
+            wall_offset_us: chance.below(2_000_000) as i64 - 1_000_000,
+            paused_until_us: None,
+            start_us: chance.below(100_000),
+            slow_until_us: 0,
+            armed: Armed::default(),
+            no_room: false,
+            damaged: None,
+            retired: false,
+            drains_until_us: None,
+            hot: 0,
+            wake_us: 0,
+            stalled: None,
+            spins: 0,
+            seen: (Role::Follower, 0),
+            owes: None,
+            met: 0,
+            wiped: None,
+        }
+    }
+}
