@@ -171,9 +171,9 @@ impl World<'_> {
         self.counts.add("mark: a node stopped with a fault");
         node.life.as_mut().expect("it ran").fail(fault);
         self.drain_answers(at)?;
-        // The bytes of a failed write are in the page cache, clean: nobody would flush them again. The machine is
-        // restarted, as an operator does whose disk fails.
-        let end = if armed.error {
+        // The bytes of a failed write are in the page cache, clean: nobody flushes them again by himself. Some operators
+        // restart the machine whose disk has failed, others the process.
+        let end = if armed.error && self.chance.chance(500_000) {
             End::PowerCut(Loss::Random(self.chance.next()))
         } else {
             End::Killed
