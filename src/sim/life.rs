@@ -318,6 +318,8 @@ pub(crate) struct SimNode {
     pub(crate) armed: Armed,
     /// There is no room on its disk, now.
     pub(crate) no_room: bool,
+    /// Its disk cannot be read.
+    pub(crate) no_reads: bool,
     /// Its disk was damaged or wiped while it was down.
     pub(crate) damaged: Option<&'static str>,
     /// It is not started any more.

@@ -135,7 +135,7 @@ impl World<'_> {
             self.counts.add("damage: a node refused to start");
             return Ok(());
         }
-        if node.armed.full || node.armed.error {
+        if node.armed.full || node.armed.error || node.no_reads {
             self.counts.add("mark: a node could not start for its disk");
             return Ok(());
         }
@@ -268,6 +268,7 @@ impl SimNode {
             slow_until_us: 0,
             armed: Armed::default(),
             no_room: false,
+            no_reads: false,
             damaged: None,
             retired: false,
             drains_until_us: None,

@@ -43,6 +43,8 @@ pub(crate) enum Trouble {
     DiskError,
     /// No new segment can be made until there is room again.
     DiskFull,
+    /// The process dies, and what its disk holds cannot be read for a while.
+    ReadError,
     /// The wall clock is set to another time.
     ClockJump,
     /// User code panics.
@@ -55,7 +57,7 @@ pub(crate) enum Trouble {
     Wipe,
 }
 
-pub(crate) const TROUBLES: [(Trouble, &str); 20] = [
+pub(crate) const TROUBLES: [(Trouble, &str); 21] = [
     (Trouble::Kill, "fault: process killed"),
     (Trouble::Leave, "fault: process left in order"),
     (Trouble::PowerCut, "fault: power cut"),
@@ -74,6 +76,7 @@ pub(crate) const TROUBLES: [(Trouble, &str); 20] = [
     (Trouble::SlowDisk, "fault: slow disk"),
     (Trouble::DiskError, "fault: disk error"),
     (Trouble::DiskFull, "fault: disk full"),
+    (Trouble::ReadError, "fault: read error"),
     (Trouble::ClockJump, "fault: clock jump"),
     (Trouble::MachinePanic, "fault: state machine panic"),
     (Trouble::BitRot, "fault: bit rot"),

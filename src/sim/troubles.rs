@@ -23,6 +23,7 @@ enum Heal {
     Cuts(Vec<(usize, usize)>),
     Network,
     Room(usize),
+    Reads(usize),
 }
 
 pub(crate) struct Troubles {
@@ -176,6 +177,13 @@ impl World<'_> {
                 let until = self.lasts();
                 self.troubles.heals.push((until, Heal::Room(at)));
             }
+            Trouble::ReadError if lives => {
+                self.end(at, End::Killed)?;
+                self.nodes[at].disk.fail_reads(true);
+                self.nodes[at].no_reads = true;
+                let until = self.lasts();
+                self.troubles.heals.push((until, Heal::Reads(at)));
+            }
             Trouble::ClockJump => {
                 let offset = self.troubles.rng.below(7_200_000_000) as i64 - 3_600_000_000;
                 self.nodes[at].wall_offset_us = offset;
@@ -273,6 +281,10 @@ impl World<'_> {
             }
             Heal::Network => {
                 self.fabric.state().weather.delay_us = self.plan.weather.delay_us;
+            }
+            Heal::Reads(at) => {
+                self.nodes[*at].disk.fail_reads(false);
+                self.nodes[*at].no_reads = false;
             }
             Heal::Room(at) => {
                 // What failed for want of room may be told later in this life.

@@ -70,6 +70,7 @@ struct World {
     step: u64,
     counts: Counts,
     hold_flushes: bool,
+    fail_reads: bool,
     /// The most bytes all files may have together.
     capacity: Option<u64>,
     random: u64,
@@ -255,6 +256,11 @@ impl Memory {
     /// What was done so far.
     pub fn counts(&self) -> Counts {
         self.world().counts
+    }
+
+    /// While `fail`, every read of a file answers EIO. Maps can be read all the same.
+    pub fn fail_reads(&self, fail: bool) {
+        self.world().fail_reads = fail;
     }
 
     /// While `hold`, flushes do not end unless somebody waits for them.
@@ -452,6 +458,9 @@ impl File for MemoryFile {
     }
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if locked(&self.world).fail_reads {
+            return Err(io::Error::from_raw_os_error(5)); // EIO
+        }
         let (node, at) = (locked(&self.node), offset as usize);
         if at + out.len() > node.live.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
