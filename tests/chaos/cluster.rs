@@ -42,8 +42,6 @@ struct Server {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Face {
     pub(crate) term: u64,
-    /// 0 when it knows none.
-    pub(crate) leader: usize,
     pub(crate) leads: bool,
 }
 
@@ -281,7 +279,6 @@ pub(crate) fn face(id: usize) -> Option<Face> {
     };
     Some(Face {
         term: field("term")?.parse().ok()?,
-        leader: field("leader")?.parse().ok()?,
         leads: field("role")? == "leader",
     })
 }

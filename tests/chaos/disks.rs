@@ -45,9 +45,14 @@ impl Ground {
             _ => &["/dev/loop-control"],
         };
         let missing = devices.iter().find(|path| !Path::new(path).exists());
+        let no_device = || {
+            let found = run(&["losetup", "--find"]).err();
+            found.map(|trouble| trouble.to_string())
+        };
         lacking(&common)
             .or_else(|| lacking(more))
             .or_else(|| missing.map(|path| format!("there is no {path}")))
+            .or_else(no_device)
     }
 }
 

@@ -105,11 +105,10 @@ fn watch_leaders(nodes: usize, stop: &AtomicBool) -> Seen {
     let mut seen = Seen::default();
     while !stop.load(Ordering::Relaxed) {
         for id in 1..=nodes {
-            if let Some(face) = face(id).filter(|face| face.leads) {
-                if !seen.leaders.contains(&(face.term, id)) {
-                    seen.leaders.push((face.term, id));
-                }
-            }
+            let leads = face(id).filter(|face| face.leads);
+            let leader = leads.map(|face| (face.term, id));
+            seen.leaders
+                .extend(leader.filter(|leader| !seen.leaders.contains(leader)));
         }
         std::thread::sleep(Duration::from_millis(50));
     }

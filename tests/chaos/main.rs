@@ -1,7 +1,7 @@
 //! Three real processes, real faults, real clients; and in the end every answer must fit into one order.
 //!
 //! ```text
-//! cargo test --release --features sim --test chaos -- --seconds 60 --nemesis all
+//! cargo test --release --test chaos -- --seconds 60 --nemesis all
 //! ```
 //!
 //! A round is a nemesis under load: clients increment, read, set and compare-and-set through every node while it
@@ -82,6 +82,9 @@ fn main() -> ExitCode {
     if options.list {
         for nemesis in chosen {
             println!("{:<12} {}", nemesis.name(), nemesis.about());
+            if let Some(reason) = nemesis.lacks() {
+                println!("{:<12} skipped here: {reason}", "");
+            }
         }
         return ExitCode::SUCCESS;
     }
@@ -97,7 +100,7 @@ fn main() -> ExitCode {
             ExitCode::from(130)
         }
         Err(trouble) => {
-            println!("{trouble}");
+            println!("BROKEN: {trouble}");
             ExitCode::FAILURE
         }
     }
@@ -166,7 +169,7 @@ fn run(options: &Options, chosen: Vec<Box<dyn Nemesis>>) -> Result<bool, Trouble
 /// The command that makes the same choices. What the machine makes of them is its own affair.
 fn again(options: &Options, seed: u64, name: &str) -> String {
     let mut command = format!(
-        "cargo test --release --features sim --test chaos -- --seed {seed} --seconds {} --nemesis {name}",
+        "cargo test --release --test chaos -- --seed {seed} --seconds {} --nemesis {name}",
         options.seconds
     );
     if let Some(server) = &options.server {

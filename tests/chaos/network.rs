@@ -47,7 +47,17 @@ pub(crate) fn on(host: usize) -> Command {
 
 /// Why no packet can be touched, if so.
 pub(crate) fn lacks() -> Option<String> {
-    lacking(&["nft"])
+    let try_it = || {
+        let all = [Fault::Cut, Fault::Lose(1), Fault::Reset, Fault::Detour(1)];
+        // Each once for whoever hears, and once for whoever speaks.
+        let faults = (2..)
+            .zip(all)
+            .flat_map(|(other, fault)| between(&[1], &[other], fault));
+        let mut command = Command::new("nft");
+        command.args(["--check", "--file", "-"]);
+        run_with(command, &script(&faults.collect(), 1)).err()
+    };
+    lacking(&["nft"]).or_else(|| try_it().map(|trouble| trouble.to_string()))
 }
 
 impl Network {

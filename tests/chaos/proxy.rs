@@ -5,7 +5,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -36,6 +36,7 @@ const UNDER_WAY: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Lines {
     stop: Arc<AtomicBool>,
+    carried: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -49,17 +50,23 @@ impl Lines {
         let stop = Arc::new(AtomicBool::new(false));
         let mut lines = Self {
             stop,
+            carried: Arc::default(),
             threads: Vec::new(),
         };
         for &(from, to) in links {
             let listener = TcpListener::bind((HUB, port(from, to)))?;
             listener.set_nonblocking(true)?;
-            let stop = lines.stop.clone();
+            let (stop, carried) = (lines.stop.clone(), lines.carried.clone());
             let dice = Dice::new(seed, "line", u64::from(port(from, to)));
-            let accept = move || accept(&listener, to, manner, dice, &stop);
+            let accept = move || accept(&listener, to, manner, dice, (&stop, &carried));
             lines.threads.push(std::thread::spawn(accept));
         }
         Ok(lines)
+    }
+
+    /// Connections that they carry, or carried.
+    pub(crate) fn carried(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
     }
 }
 
@@ -77,7 +84,7 @@ fn accept(
     to: usize,
     manner: Manner,
     mut dice: Dice,
-    stop: &Arc<AtomicBool>,
+    (stop, carried): (&Arc<AtomicBool>, &AtomicU64),
 ) {
     let mut pumps = Vec::new();
     while !stop.load(Ordering::Relaxed) {
@@ -97,6 +104,7 @@ fn accept(
         let Ok((dialer_too, acceptor_too)) = both else {
             continue;
         };
+        carried.fetch_add(1, Ordering::Relaxed);
         let one_way = dice.flip();
         for (from, to, forth) in [(dialer, acceptor, true), (acceptor_too, dialer_too, false)] {
             // A half-closed connection is closed in one of its directions.

@@ -149,8 +149,13 @@ fn failed(
     }
     let place = world.keep(nemesis.name(), &history::render(records))?;
     world.give_up_cluster()?;
+    let broken = if let Trouble::Broken(_) = trouble {
+        "BROKEN: "
+    } else {
+        ""
+    };
     Ok(Outcome::Failed(format!(
-        "{trouble}\n  history and logs: {}",
+        "{broken}{trouble}\n  history and logs: {}",
         place.display()
     )))
 }

@@ -23,7 +23,7 @@ impl fmt::Display for Trouble {
         match self {
             Self::Interrupted => f.write_str("interrupted"),
             Self::Found(what) => write!(f, "FOUND: {what}"),
-            Self::Broken(what) => write!(f, "broken: {what}"),
+            Self::Broken(what) => f.write_str(what),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Disks that are full, that fail, that are slow. A node whose disk fails it makes no more promises, says why and ends;
 //! its directory is good for the next start.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -100,15 +101,15 @@ impl Nemesis for Full {
 /// Leaves no room on a file system.
 fn fill(at: &Path) -> Fallible<PathBuf> {
     let path = at.join("ballast");
-    let mut count = 64 << 20;
-    let file = std::fs::File::create(&path)?;
-    let mut end = 0;
-    while count >= 4096 {
-        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), end, count) {
-            Ok(()) => end += count,
-            Err(_) => count /= 2,
+    let mut file = std::fs::File::create(&path)?;
+    let mut piece = vec![0; 1 << 20];
+    while piece.len() >= 4096 {
+        if file.write_all(&piece).is_err() {
+            piece.truncate(piece.len() / 2);
         }
     }
+    // The last blocks are given out when they are written.
+    let _ = file.sync_all();
     Ok(path)
 }
 
@@ -221,17 +222,18 @@ impl Nemesis for Failure {
     }
 }
 
-/// A disk that takes a few writes a second.
+/// Disks that take a few writes a second. What it sets at the kernel is taken back also when the strike is interrupted;
+/// after a `kill -9` of this program it stays until the device is used for something else by another run.
 #[derive(Default)]
 struct Slow {
-    throttled: Option<String>,
+    throttled: Vec<String>,
 }
 
 const THROTTLE: &str = "/sys/fs/cgroup/blkio/blkio.throttle.write_iops_device";
 
 impl Slow {
     fn let_go(&mut self) {
-        if let Some(number) = self.throttled.take() {
+        for number in self.throttled.drain(..) {
             let _ = std::fs::write(THROTTLE, format!("{number} 0")); // The device may be gone.
         }
     }
@@ -243,7 +245,7 @@ impl Nemesis for Slow {
     }
 
     fn about(&self) -> &'static str {
-        "a disk takes 5 to 40 writes a second: the leader's, or a follower's"
+        "one disk or all take 5 to 40 writes a second"
     }
 
     fn lacks(&self) -> Option<String> {
@@ -262,14 +264,22 @@ impl Nemesis for Slow {
     }
 
     fn strike(&mut self, world: &mut World, dice: &mut Dice) -> Fallible<()> {
-        let id = victim(world, dice);
-        let number = world.disks.disk(id).number()?;
-        std::fs::write(THROTTLE, format!("{number} {}", 5 + dice.below(36)))?;
-        self.throttled = Some(number);
+        let victims = if dice.below(3) == 0 {
+            world.cluster().ids()
+        } else {
+            vec![victim(world, dice)]
+        };
+        for &id in &victims {
+            let number = world.disks.disk(id).number()?;
+            std::fs::write(THROTTLE, format!("{number} {}", 5 + dice.below(36)))?;
+            self.throttled.push(number);
+        }
         let passed = pass(dice.millis(500, 2500));
         self.let_go();
         // What waits is written now.
-        run(&["sync", "-f", text(world.disks.disk(id).at())])?;
+        for &id in &victims {
+            run(&["sync", "-f", text(world.disks.disk(id).at())])?;
+        }
         passed
     }
 }

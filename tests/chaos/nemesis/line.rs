@@ -1,10 +1,11 @@
 //! Lines between nodes that are late, slow, in crumbs, or half closed.
 
 use super::{Nemesis, victim};
+use crate::cluster::PATIENCE;
 use crate::dice::Dice;
 use crate::network::{self, Fault, between};
 use crate::proxy::{Lines, Manner, port};
-use crate::trouble::{Fallible, pass};
+use crate::trouble::{Fallible, Trouble, look, pass};
 use crate::world::World;
 
 pub(super) fn all() -> Vec<Box<dyn Nemesis>> {
@@ -103,6 +104,8 @@ impl Nemesis for Line {
         world.network.set(between(&ids, &ids, Fault::Reset))?;
         pass(dice.millis(120, 200))?;
         world.network.set(links.iter().map(detour))?;
+        let taken = look(PATIENCE, || Ok((lines.carried() > 0).then_some(())))?;
+        taken.ok_or_else(|| Trouble::Broken("nobody takes the detour".to_owned()))?;
         pass(dice.millis(700, 2500))?;
         world.network.heal()?;
         drop(lines);
