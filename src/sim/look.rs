@@ -100,9 +100,12 @@ impl World<'_> {
             return Ok(());
         }
         tell!(self, "n{} commits {committed}", at + 1);
-        if role != Role::Leader {
-            return self.office.follows(at, committed);
-        }
+        let term = match before {
+            _ if role == Role::Leader => term,
+            // It committed as a leader and lost that office, both in this poll.
+            (Role::Leader, led) if committed > self.office.committed() => led,
+            _ => return self.office.follows(at, committed),
+        };
         let logs: Vec<Copy<'_>> = self.nodes.iter().map(SimNode::copy).collect();
         let fresh = self.office.commits(at, term, committed, &logs)?;
         if fresh.earlier_terms {

@@ -9,6 +9,9 @@
 //! every node, and the history of each key is checked for linearizability (`ringraft::sim::linear`). An outcome that
 //! a client does not know may be anything, for ever; what was refused must not have happened.
 //!
+//! That it can fail: with `--server-arg=--no-sync` a power cut has to be found, and it is, at once. `--server` takes
+//! a server with a planted bug.
+//!
 //! `sandbox` is the room in which this happens, `network` and `disks` what it is furnished with, `cluster` the
 //! processes, `load` and `resp` their clients, `history` what these saw, `nemesis` what is done to them.
 
@@ -69,6 +72,8 @@ struct Options {
 
 /// A nemesis has its say for so long before the next one comes.
 const LONGEST_TURN: Duration = Duration::from_secs(15);
+/// To end all troubles, to read and to check takes about as long, after the last strike of a turn.
+const WIND_UP: Duration = Duration::from_millis(700);
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -132,6 +137,7 @@ fn run(options: &Options, chosen: Vec<Box<dyn Nemesis>>) -> Result<bool, Trouble
                 break;
             }
             let turn = (left / (able.len() - at) as u32).min(LONGEST_TURN);
+            let turn = turn.saturating_sub(WIND_UP);
             let nemesis = able[at].as_mut();
             let name = nemesis.name();
             if failed.contains(&name) {
