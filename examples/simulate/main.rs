@@ -1,9 +1,9 @@
 //! Runs simulated clusters from seeds: one, to look at it, or many, to find one that fails.
 //!
 //! ```text
-//! cargo run --release --features sim --example simulate -- --seed 42 --trace
-//! cargo run --release --features sim --example simulate -- --seeds 0..10000 --jobs 2
-//! cargo run --release --features sim --example simulate -- --hours 8
+//! cargo run --release --example simulate -- --seed 42 --trace
+//! cargo run --release --example simulate -- --seeds 0..10000 --jobs 2
+//! cargo run --release --example simulate -- --hours 8
 //! ```
 //!
 //! Exit code 1: a check failed, and the command that shows it again is printed; or a long run never met a fault or a
@@ -73,7 +73,5 @@ fn failed(report: &Report, shown: bool) {
     if let Some(failure) = &report.failure {
         println!("seed {seed} failed: {failure}");
     }
-    println!(
-        "replay: cargo run --release --features sim --example simulate -- --seed {seed} --trace"
-    );
+    println!("replay: cargo run --release --example simulate -- --seed {seed} --trace");
 }
