@@ -328,7 +328,7 @@ impl Table {
     }
 
     fn finish(&self, token: Token, answer: &mut Answer) {
-        self.hops.answered(token);
+        self.hops.answered(token.0);
         answer.bytes.clear();
         if answer.bytes.capacity() > 4 * self.keep_bytes {
             answer.bytes = Vec::with_capacity(self.keep_bytes);

@@ -404,7 +404,7 @@ impl Brain {
                     if count == 0 && self.shared.hops.is_free(now_us) {
                         let proposed_us = self.shared.table.since_us(token);
                         let hops = &self.shared.hops;
-                        hops.begin(token, header.index, proposed_us, now_us);
+                        hops.begin(slot.token, header.index, proposed_us, now_us);
                     }
                     record::encode_into(&mut self.batch, &header, command);
                     self.sizes

@@ -11,6 +11,7 @@ use storage::{Dir, Disk, FlushWay, Log, Options, Recovered, StorageError};
 
 use crate::flow::append::Append;
 use crate::flow::apply::Apply;
+use crate::flow::clock::Clock;
 use crate::flow::consensus::{Consensus, Inputs, Rings};
 use crate::flow::hops::Hops;
 use crate::flow::link::{GroupLink, Link};
@@ -22,7 +23,7 @@ use crate::flow::rings::{
     ToApply,
 };
 use crate::flow::runner::{self, Driver};
-use crate::flow::shared::{Clock, Shared};
+use crate::flow::shared::Shared;
 use crate::flow::sizes::Sizes;
 use crate::node::resolve;
 use crate::pending::Table;

@@ -17,8 +17,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::flow::shared::Clock;
-use crate::pending::Token;
+use crate::flow::clock::Clock;
 use crate::status::HopStatus;
 
 /// Where a command has come to.
@@ -102,7 +101,7 @@ impl Hops {
     }
 
     /// Follows a command from here on. Called by the consensus stage alone.
-    pub(crate) fn begin(&self, token: Token, index: u64, proposed_us: u64, now_us: u64) {
+    pub(crate) fn begin(&self, token: u64, index: u64, proposed_us: u64, now_us: u64) {
         self.index.store(0, Ordering::Relaxed);
         for stamp in &self.stamps {
             stamp.store(0, Ordering::Relaxed);
@@ -111,7 +110,7 @@ impl Hops {
             .store(proposed_us.max(1), Ordering::Relaxed);
         self.stamp(Stamp::Sequenced)
             .store(now_us.max(1), Ordering::Relaxed);
-        self.token.store(token.0, Ordering::Relaxed);
+        self.token.store(token, Ordering::Relaxed);
         self.index.store(index, Ordering::Release);
     }
 
@@ -131,9 +130,8 @@ impl Hops {
 
     /// The caller has the answer to the request with this token.
     #[inline]
-    pub(crate) fn answered(&self, token: Token) {
-        if self.token.load(Ordering::Relaxed) == token.0 && self.index.load(Ordering::Acquire) != 0
-        {
+    pub(crate) fn answered(&self, token: u64) {
+        if self.token.load(Ordering::Relaxed) == token && self.index.load(Ordering::Acquire) != 0 {
             self.end(self.clock.now_us());
         }
     }
@@ -218,7 +216,7 @@ mod tests {
     fn a_command_is_followed_from_the_call_to_the_answer() {
         let hops = Hops::new(Clock::system());
         assert!(hops.is_free(0));
-        hops.begin(Token(7), 40, 100, 110);
+        hops.begin(7, 40, 100, 110);
         assert!(!hops.is_free(200));
         for (stamp, upto, at) in [
             (Stamp::Written, 39, 111), // Not yet.
@@ -230,7 +228,7 @@ mod tests {
         ] {
             hops.pass_at(stamp, upto, || at);
         }
-        hops.answered(Token(8));
+        hops.answered(8);
         assert!(!hops.is_free(200), "that was another one");
         hops.end(160);
         assert!(hops.is_free(160));
@@ -245,7 +243,7 @@ mod tests {
             ("total", 1, 60),
         ];
         assert_eq!(p50_us(&hops, 161), expected);
-        hops.answered(Token(7));
+        hops.answered(7);
         assert_eq!(p50_us(&hops, 171), expected, "it counts once");
     }
 
@@ -253,7 +251,7 @@ mod tests {
     fn old_times_are_forgotten_and_lost_commands_given_up() {
         let hops = Hops::new(Clock::system());
         let follow = |at: u64| {
-            hops.begin(Token(at), 1, at, at);
+            hops.begin(at, 1, at, at);
             hops.end(at + 50);
         };
         follow(1000);
@@ -264,7 +262,7 @@ mod tests {
         assert_eq!(total(2 * WINDOW_US + 4000), 1);
         assert_eq!(total(5 * WINDOW_US), 0);
 
-        hops.begin(Token(1), 9, 0, 1);
+        hops.begin(1, 9, 0, 1);
         assert!(!hops.is_free(GIVE_UP_US));
         assert!(hops.is_free(GIVE_UP_US + 1));
     }

@@ -1,5 +1,6 @@
 //! The stages, one file a hop, in the order in which an entry passes them. They do what the core says and decide nothing.
 
+pub(crate) mod clock;
 pub(crate) mod hops;
 pub(crate) mod rings;
 pub(crate) mod shared;

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ringbuf::Waker;
 use storage::{Log, Memory, Reader, Recovered, StorageError};
 
+use crate::flow::clock::Clock;
 use crate::flow::graph::{self, Parts, RingSizes, Stages, Wakers};
-use crate::flow::shared::{Clock, Shared};
+use crate::flow::shared::Shared;
 use crate::node::Node;
 use crate::sim::clock::NodeClock;
 use crate::sim::fabric::Fabric;
