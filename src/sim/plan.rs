@@ -147,8 +147,13 @@ impl Plan {
             max_append_bytes: rng.pick(&[256, 4 << 10, 64 << 10]),
             max_inflight_messages: if small_windows { 2 } else { 64 },
             max_inflight_bytes: if small_windows { 64 << 10 } else { 1 << 20 },
-            max_uncommitted_bytes: rng.pick(&[64 << 10, 1 << 20]),
+            max_uncommitted_bytes: rng.pick(&[4 << 10, 64 << 10, 1 << 20]),
             ..Config::new(NodeId(1), "simulated", members)
+        };
+        let config = Config {
+            // A batch must fit.
+            max_uncommitted_bytes: config.max_uncommitted_bytes.max(config.max_batch_bytes),
+            ..config
         };
         let config = config.checked().expect("every plan is a configuration");
         let election_us = election_ms * 1000;
