@@ -27,6 +27,41 @@ pub trait StateMachine: Send + 'static {
     /// Answers a read; called once everything that the read must see has been applied.
     fn query(&self, query: &[u8], reply: &mut Vec<u8>);
 
+    /// Captures the state as it is after the last command that was applied, fast: nothing is applied meanwhile. What it
+    /// returns runs on a thread of its own, while commands are applied again, and writes the captured state out.
+    ///
+    /// What is written should follow from the state alone (no order of a hash map): then the snapshots that two nodes
+    /// take at the same index are the same bytes, and a follower that was receiving one goes on with the other's.
+    ///
+    /// # Errors
+    /// The default is [`io::ErrorKind::Unsupported`]: no snapshots are taken, and the log grows. Any other is reported
+    /// in the status, and the snapshot is tried again later; it never stops the node.
+    fn snapshot(&mut self) -> io::Result<SnapshotWriter> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Replaces the whole state by that which a [`snapshot`](StateMachine::snapshot) wrote, on this node or another.
+    /// Called before anything is applied, and when this node has fallen behind what the others' logs still hold.
+    ///
+    /// The checksums of all of it were verified before. It may run on another thread than `apply`, never beside it.
+    ///
+    /// # Errors
+    /// An error stops the node (see the trait), or keeps it from starting.
+    fn restore(&mut self, from: &mut dyn io::Read) -> io::Result<()> {
+        let _ = from;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// For a state that is kept on a disk of its own: opens it, and returns the index of the last entry that is in it for
+    /// certain. The log is applied from the next one on; a snapshot is restored when the log begins later than that.
+    /// Entries may have been applied beyond what is certain: whatever comes again must be recognised by its index.
+    ///
+    /// # Errors
+    /// Keeps the node from starting.
+    fn open(&mut self) -> io::Result<Index> {
+        Ok(0)
+    }
+
     /// The first entry of a new term has been applied: what an earlier leader left undone is decided by now.
     fn new_term(&mut self, term: Term, at: Index, time_us: u64) {
         let _ = (term, at, time_us);
@@ -42,6 +77,9 @@ pub trait StateMachine: Send + 'static {
         let _ = term;
     }
 }
+
+/// Writes out a state that was captured. An error of the writer it is given is to be returned as it is.
+pub type SnapshotWriter = Box<dyn FnOnce(&mut dyn io::Write) -> io::Result<()> + Send>;
 
 /// A committed command on its way into the state.
 #[derive(Clone, Copy, Debug)]

@@ -72,7 +72,7 @@ mod wire;
 pub use config::{Config, Flush, IdleWay, Member, NodeId, Threads};
 pub use error::{Fault, ProposeError, StartError};
 pub use flow::reply::{Outbox, OutboxId};
-pub use fsm::{Batch, Entry, StateMachine};
+pub use fsm::{Batch, Entry, SnapshotWriter, StateMachine};
 pub use node::{Consistency, Driver, Node};
 pub use pending::{Pending, Reply};
 pub use ringbuf::Notify;
