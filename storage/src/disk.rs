@@ -114,6 +114,17 @@ impl Dir for Disk {
         })
     }
 
+    fn create_empty(&self, name: &str) -> io::Result<DiskFile> {
+        let path = self.path(name);
+        let mut open = OpenOptions::new();
+        let open = open.read(true).write(true).create(true).truncate(true);
+        let file = open.open(&path)?;
+        Ok(DiskFile {
+            file: Arc::new(file),
+            path: path.into(),
+        })
+    }
+
     fn open(&self, name: &str) -> io::Result<DiskFile> {
         let path = self.path(name);
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
@@ -235,6 +246,12 @@ impl File for DiskFile {
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn drop_cache(&self) {
+        // Advice: where it is refused, what is read next may come from memory.
+        let _ = rustix::fs::fadvise(&*self.file, 0, None, rustix::fs::Advice::DontNeed);
     }
 
     fn map(&self) -> io::Result<Map> {

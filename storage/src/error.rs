@@ -1,5 +1,6 @@
 //! What can go wrong with a log on disk, with the facts an operator needs.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, io};
@@ -60,6 +61,15 @@ pub enum StorageError {
         /// What was found.
         detail: String,
     },
+    /// Something is wrong with one snapshot. The log is not touched by it, and neither are other snapshots.
+    Snapshot {
+        /// Its file.
+        path: PathBuf,
+        /// Which bytes of the file, when it is about some: the first range that is bad.
+        bytes: Option<Range<u64>>,
+        /// What was found.
+        detail: String,
+    },
     /// Options which do not fit together.
     Config(String),
 }
@@ -72,6 +82,28 @@ impl StorageError {
             offset: None,
             source: Arc::new(source),
         }
+    }
+
+    pub(crate) fn snapshot(
+        path: &Path,
+        bytes: impl Into<Option<Range<u64>>>,
+        detail: impl Into<String>,
+    ) -> StorageError {
+        StorageError::Snapshot {
+            path: path.into(),
+            bytes: bytes.into(),
+            detail: detail.into(),
+        }
+    }
+
+    /// The same for whoever reads and writes by the traits of `std::io`.
+    pub(crate) fn into_io(self) -> io::Error {
+        let kind = match &self {
+            StorageError::Io { source, .. } => source.kind(),
+            StorageError::Snapshot { .. } => io::ErrorKind::InvalidData,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, self)
     }
 
     pub(crate) fn corrupt(path: &Path, offset: u64, detail: impl Into<String>) -> StorageError {
@@ -171,6 +203,17 @@ impl fmt::Display for StorageError {
                     f,
                     ": {detail}; nothing was changed, repair this node from its peers"
                 )
+            }
+            StorageError::Snapshot {
+                path,
+                bytes,
+                detail,
+            } => {
+                write!(f, "snapshot {}", path.display())?;
+                if let Some(bytes) = bytes {
+                    write!(f, ", bytes {}..{}", bytes.start, bytes.end)?;
+                }
+                write!(f, ": {detail}")
             }
             StorageError::Config(detail) => write!(f, "storage options: {detail}"),
         }

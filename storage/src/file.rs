@@ -24,7 +24,7 @@ pub trait Dir: Clone + Send + Sync + 'static {
     /// What makes files durable without waiting.
     type Flusher: Flusher<File = Self::File>;
     /// Keeps every other process out until dropped.
-    type Lock: Send;
+    type Lock: Send + Sync;
 
     /// The path of `name`, for messages.
     fn path(&self, name: &str) -> PathBuf;
@@ -35,6 +35,9 @@ pub trait Dir: Clone + Send + Sync + 'static {
     /// Makes `name`, replacing what had this name: `len` bytes, all allocated and written with zeros,
     /// so that a later write inside it cannot run out of space.
     fn create(&self, name: &str, len: u64) -> io::Result<Self::File>;
+
+    /// Makes `name`, replacing what had this name: empty, and it grows with what is written at its end.
+    fn create_empty(&self, name: &str) -> io::Result<Self::File>;
 
     /// Opens `name` for reading and writing.
     fn open(&self, name: &str) -> io::Result<Self::File>;
@@ -74,7 +77,8 @@ pub enum LockError {
     Io(io::Error),
 }
 
-/// A file of fixed length. Clones are handles to the same open file.
+/// A file: of fixed length ([`Dir::create`]), or one that grows ([`Dir::create_empty`]). A growth that was not flushed
+/// may be lost or there in part, and what is there of it may be zeros. Clones are handles to the same open file.
 pub trait File: Clone + Send + Sync + 'static {
     /// Where it was opened, for messages.
     fn path(&self) -> &Path;
@@ -96,6 +100,10 @@ pub trait File: Clone + Send + Sync + 'static {
 
     /// Makes all written so far durable, and waits for it. Not for the way of an entry.
     fn sync(&self) -> io::Result<()>;
+
+    /// Lets go of what the system keeps of the file in memory and need not write any more, so that what is read next is
+    /// what the medium has. Where the system has no such call this does nothing.
+    fn drop_cache(&self) {}
 
     /// Maps the whole file for reading.
     fn map(&self) -> io::Result<Map>;

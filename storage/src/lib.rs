@@ -9,6 +9,7 @@
 //!
 //! - [`record`]: the one encoding of an entry.
 //! - [`Log`]: append, truncate, save the vote, flush, purge; [`Reader`]: read while it grows.
+//! - [`snapshot`]: whole states in files of their own, so that the front of the log can go.
 //! - [`recover`]: what a stop can leave behind, and what is done about it.
 //! - [`mod@file`]: the door to the medium, with [`disk`] and [`memory`] behind it.
 //! - [`probe`]: what the disk itself costs.
@@ -63,7 +64,9 @@ mod reader;
 pub mod record;
 pub mod recover;
 mod repair;
+mod reset;
 mod segment;
+pub mod snapshot;
 mod stats;
 mod truncate;
 #[cfg(all(target_os = "linux", feature = "io-uring"))]
@@ -86,4 +89,7 @@ pub use peers::KnownPeers;
 pub use probe::flush_floor;
 pub use reader::{Reader, Slice};
 pub use recover::Decision;
+pub use snapshot::{
+    Incoming, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSource, Snapshots,
+};
 pub use stats::FlushStats;

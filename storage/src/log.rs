@@ -33,6 +33,7 @@ use crate::reader::{Published, Reader};
 use crate::record;
 use crate::recover::Decision;
 use crate::segment::{RECORDS_AT, SegmentHeader, State};
+use crate::snapshot::{SnapshotId, SnapshotMeta, Snapshots};
 use crate::stats::FlushStats;
 
 /// Segments at the end of the log that stay in memory as they are: the one in use, and what peers that keep up still read.
@@ -52,8 +53,10 @@ pub struct Recovered {
     pub last_index: u64,
     /// Term of the record before `first_index`; 0 at the beginning.
     pub prev_term: u64,
-    /// Time of the last record, in µs; 0 when there is none.
+    /// Time of the last record, in µs; that of the snapshot when the log holds no record, 0 without one.
     pub last_time_us: u64,
+    /// The newest snapshot that is sound: all of it was read. The log goes on at or before its end, without a gap.
+    pub snapshot: Option<(SnapshotId, SnapshotMeta)>,
     /// The terms of the records: each with the first index of its run.
     pub term_runs: Vec<(u64, u64)>,
     /// What was found file by file, and what was done.
@@ -76,6 +79,7 @@ pub struct Log<D: Dir> {
     pub(crate) marked: u64,
     pub(crate) meta: Meta<D::File>,
     known_peers: KnownPeers<D>,
+    snapshots: Snapshots<D>,
     pub(crate) published: Arc<Published>,
     pub(crate) flight: Option<Flight>,
     /// A flush is over, and the next poll tells.
@@ -87,12 +91,12 @@ pub struct Log<D: Dir> {
     /// Filled and emptied by each flush; keeps its room.
     pub(crate) to_flush: Vec<D::File>,
     pub(crate) flusher: D::Flusher,
-    preparer: Preparer<D>,
+    pub(crate) preparer: Preparer<D>,
     pub(crate) flushes: u64,
     pub(crate) stats: FlushStats,
     pub(crate) poison: Option<StorageError>,
     /// Last, so that the directory stays locked until everything else is gone.
-    _lock: D::Lock,
+    _lock: Arc<D::Lock>,
 }
 
 pub(crate) struct Parts<D: Dir> {
@@ -101,9 +105,10 @@ pub(crate) struct Parts<D: Dir> {
     pub(crate) options: Options,
     pub(crate) meta: Meta<D::File>,
     pub(crate) known_peers: KnownPeers<D>,
+    pub(crate) snapshots: Snapshots<D>,
     pub(crate) flusher: D::Flusher,
     pub(crate) preparer: Preparer<D>,
-    pub(crate) lock: D::Lock,
+    pub(crate) lock: Arc<D::Lock>,
 }
 
 impl<D: Dir> Log<D> {
@@ -130,6 +135,7 @@ impl<D: Dir> Log<D> {
             options,
             meta,
             known_peers,
+            snapshots,
             flusher,
             preparer,
             lock,
@@ -152,6 +158,7 @@ impl<D: Dir> Log<D> {
             marked: loaded.marked,
             meta,
             known_peers,
+            snapshots,
             published,
             flight: None,
             done_unsaid: false,
@@ -288,23 +295,28 @@ impl<D: Dir> Log<D> {
     fn roll(&mut self) -> Result<(), StorageError> {
         let base = self.last + 1;
         let segment = self.preparer.take()?.into_segment(base, self.last_term);
-        let header = SegmentHeader {
-            state: State::InUse,
-            cluster_id: self.identity.cluster_id,
-            group_id: self.identity.group_id,
-            seq: segment.view.seq,
-            base,
-            prev_term: self.last_term,
-            len: segment.view.map.len() as u64,
-        };
-        self.header_block[..crate::segment::SEGMENT_HEADER_LEN].copy_from_slice(&header.encode());
-        self.segments.push_back(segment);
-        self.tail = RECORDS_AT;
+        self.enter(segment);
         if let Some(at) = self.segments.len().checked_sub(WARM_SEGMENTS + 1) {
             self.cool(at);
         }
         self.publish_list();
         Ok(())
+    }
+
+    /// What is written next begins this segment, with its header.
+    pub(crate) fn enter(&mut self, segment: Segment<D::File>) {
+        let header = SegmentHeader {
+            state: State::InUse,
+            cluster_id: self.identity.cluster_id,
+            group_id: self.identity.group_id,
+            seq: segment.view.seq,
+            base: segment.view.base,
+            prev_term: segment.view.prev_term,
+            len: segment.view.map.len() as u64,
+        };
+        self.header_block[..crate::segment::SEGMENT_HEADER_LEN].copy_from_slice(&header.encode());
+        self.segments.push_back(segment);
+        self.tail = RECORDS_AT;
     }
 
     /// What is no longer near the end is read seldom: it shall cost no memory. Readers that come find it as before.
@@ -398,6 +410,11 @@ impl<D: Dir> Log<D> {
     /// The directories that the peers were known to have when the log was opened. One clone is to keep it from then on.
     pub fn known_peers(&self) -> KnownPeers<D> {
         self.known_peers.clone()
+    }
+
+    /// The snapshots beside the log. The directory stays locked while somebody has this.
+    pub fn snapshots(&self) -> Snapshots<D> {
+        self.snapshots.clone()
     }
 
     /// Flushes begun since the log was opened.

@@ -3,7 +3,8 @@
 //! Each file has a live image (what reads, writes and maps see) and a durable one (what a power cut
 //! leaves). Between the two, every 512-byte sector that was written and not flushed may survive or
 //! not, in any combination; so may the last names that no `sync_dir` covered, as a journal keeps
-//! them: a prefix.
+//! them: a prefix. A file that grew and was not flushed has some length between the two, and zeros
+//! where a sector of its growth was lost.
 //!
 //! [`Memory::power_cut`] takes a picture of what may be left and changes nothing, so that one run
 //! can be cut at many points. [`Memory::fail_at`] makes the n-th operation fail.
@@ -105,55 +106,112 @@ impl NameOp {
 
 #[derive(Debug)]
 struct Node {
+    /// Has room behind the file's end when the file grows.
     live: Arc<Bytes>,
+    /// Length of the file, in bytes.
+    len: usize,
+    /// A write behind the end makes it longer; otherwise it is a bug.
+    grows: bool,
     durable: Vec<u8>,
     /// Sectors which differ, or may, since the last flush began.
     dirty: BTreeSet<usize>,
-    /// Sectors of a running flush, as they were when it began.
+    /// Sectors of a running flush, as they were when it began, and the length then.
     flying: BTreeMap<usize, Vec<u8>>,
+    flying_len: usize,
 }
 
 impl Node {
-    fn sector(&self, sector: usize) -> Range<usize> {
-        sector * SECTOR..self.durable.len().min((sector + 1) * SECTOR)
+    fn new(image: Vec<u8>, grows: bool) -> Node {
+        let live = Arc::new(Bytes::new(image.len()));
+        live.write(0, &image);
+        Node {
+            live,
+            len: image.len(),
+            grows,
+            durable: image,
+            dirty: BTreeSet::new(),
+            flying: BTreeMap::new(),
+            flying_len: 0,
+        }
+    }
+
+    fn live_sector(&self, sector: usize) -> &[u8] {
+        self.live
+            .slice(sector * SECTOR..self.len.min((sector + 1) * SECTOR))
+    }
+
+    /// Makes the file `len` bytes long, with zeros.
+    fn grow(&mut self, len: usize) {
+        if len > self.live.len() {
+            let longer = Bytes::new(len.max(2 * self.live.len()));
+            longer.write(0, self.live.slice(0..self.len));
+            self.live = Arc::new(longer);
+        }
+        self.len = len;
     }
 
     fn take_off(&mut self) {
         for sector in std::mem::take(&mut self.dirty) {
-            let bytes = self.live.slice(self.sector(sector)).to_vec();
+            let bytes = self.live_sector(sector).to_vec();
             self.flying.insert(sector, bytes);
         }
+        self.flying_len = self.len;
     }
 
     fn land(&mut self) {
+        let len = self.durable.len().max(self.flying_len);
+        self.durable.resize(len, 0);
         for (sector, bytes) in std::mem::take(&mut self.flying) {
-            let range = self.sector(sector);
-            self.durable[range].copy_from_slice(&bytes);
+            put(&mut self.durable, sector, &bytes);
         }
     }
 
     /// What the medium may hold after a power cut now.
     fn survivor(&self, loss: Loss, random: &mut u64) -> Node {
         let mut image = self.durable.clone();
+        let grown = self.len - image.len();
+        if grown > 0 {
+            let kept = match loss {
+                Loss::All => 0,
+                Loss::Nothing => grown,
+                Loss::Random(_) if coin(random) => grown,
+                Loss::Random(_) => next(random) as usize % (grown + 1),
+            };
+            image.resize(self.durable.len() + kept, 0);
+        }
         for (&sector, bytes) in &self.flying {
             if loss == Loss::Nothing || (loss != Loss::All && coin(random)) {
-                image[self.sector(sector)].copy_from_slice(bytes);
+                put(&mut image, sector, bytes);
             }
         }
         for &sector in &self.dirty {
             if loss == Loss::Nothing || (loss != Loss::All && coin(random)) {
-                image[self.sector(sector)].copy_from_slice(self.live.slice(self.sector(sector)));
+                put(&mut image, sector, self.live_sector(sector));
             }
         }
-        let live = Arc::new(Bytes::new(image.len()));
-        live.write(0, &image);
-        Node {
-            live,
-            durable: image,
-            dirty: BTreeSet::new(),
-            flying: BTreeMap::new(),
+        Node::new(image, self.grows)
+    }
+
+    /// What was not flushed because a flush failed is gone: reads show what the medium has.
+    fn drop_cache(&mut self) {
+        for sector in 0..self.len.div_ceil(SECTOR) {
+            if self.dirty.contains(&sector) || self.flying.contains_key(&sector) {
+                continue;
+            }
+            let range = sector * SECTOR..self.len.min((sector + 1) * SECTOR);
+            let mut bytes = vec![0; range.len()];
+            let there = self.durable.len().clamp(range.start, range.end) - range.start;
+            bytes[..there].copy_from_slice(&self.durable[range.start..range.start + there]);
+            self.live.write(range.start, &bytes);
         }
     }
+}
+
+/// Writes what of this sector lies inside of the image.
+fn put(image: &mut [u8], sector: usize, bytes: &[u8]) {
+    let from = image.len().min(sector * SECTOR);
+    let there = bytes.len().min(image.len() - from);
+    image[from..from + there].copy_from_slice(&bytes[..there]);
 }
 
 /// splitmix64: the next of a sequence of numbers which the seed decides.
@@ -196,6 +254,24 @@ impl World {
             .get(name)
             .cloned()
             .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Refuses what the disk has no space for. No node may be locked.
+    fn take_space(&self, bytes: u64) -> io::Result<()> {
+        let Some(most) = self.capacity else {
+            return Ok(());
+        };
+        let used: u64 = self.live.values().map(|node| locked(node).len as u64).sum();
+        if used + bytes > most {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, name: &str, grows: bool, len: usize) -> Arc<Mutex<Node>> {
+        let node = Arc::new(Mutex::new(Node::new(vec![0; len], grows)));
+        self.name_op(NameOp::Set(name.into(), node.clone()));
+        node
     }
 }
 
@@ -268,7 +344,7 @@ impl Memory {
         self.world().hold_flushes = hold;
     }
 
-    /// Limits the bytes of all files together; creating more fails with ENOSPC.
+    /// Limits the bytes of all files together; creating or growing more fails with ENOSPC.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.world().capacity = bytes;
     }
@@ -280,7 +356,7 @@ impl Memory {
     pub fn damage(&self, name: &str, change: impl FnOnce(&mut [u8])) -> io::Result<()> {
         let node = self.world().node(name)?;
         let mut node = locked(&node);
-        let mut bytes = node.live.slice(0..node.live.len()).to_vec();
+        let mut bytes = node.live.slice(0..node.len).to_vec();
         change(&mut bytes);
         node.live.write(0, &bytes);
         node.durable = bytes;
@@ -304,22 +380,19 @@ impl Dir for Memory {
     fn create(&self, name: &str, len: u64) -> io::Result<MemoryFile> {
         let mut world = self.world();
         world.step()?;
-        let used: u64 = world
-            .live
-            .values()
-            .map(|node| locked(node).durable.len() as u64)
-            .sum();
-        if world.capacity.is_some_and(|most| used + len > most) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        let len = len as usize;
-        let node = Arc::new(Mutex::new(Node {
-            live: Arc::new(Bytes::new(len)),
-            durable: vec![0; len],
-            dirty: BTreeSet::new(),
-            flying: BTreeMap::new(),
-        }));
-        world.name_op(NameOp::Set(name.into(), node.clone()));
+        world.take_space(len)?;
+        let node = world.set(name, false, len as usize);
+        Ok(MemoryFile {
+            world: self.0.clone(),
+            node,
+            path: self.path(name).into(),
+        })
+    }
+
+    fn create_empty(&self, name: &str) -> io::Result<MemoryFile> {
+        let mut world = self.world();
+        world.step()?;
+        let node = world.set(name, true, 0);
         Ok(MemoryFile {
             world: self.0.clone(),
             node,
@@ -434,22 +507,32 @@ impl File for MemoryFile {
     }
 
     fn length(&self) -> io::Result<u64> {
-        Ok(locked(&self.node).durable.len() as u64)
+        Ok(locked(&self.node).len as u64)
     }
 
     fn write_parts_at(&self, offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut world = locked(&self.world);
         world.step()?;
         world.counts.writes += 1;
-        let mut node = locked(&self.node);
         let mut at = offset as usize;
+        let end = at + parts.iter().map(|part| part.len()).sum::<usize>();
+        let (len, grows) = {
+            let node = locked(&self.node);
+            (node.len, node.grows)
+        };
+        assert!(
+            end <= len || (grows && at <= len),
+            "a write of {at}..{end}, the file ends at {len}"
+        );
+        if end > len {
+            world.take_space((end - len) as u64)?;
+        }
+        let mut node = locked(&self.node);
+        if end > len {
+            node.grow(end);
+        }
         for part in parts.iter().filter(|part| !part.is_empty()) {
             let end = at + part.len();
-            assert!(
-                end <= node.live.len(),
-                "a write ends at {end}, the file at {}",
-                node.live.len()
-            );
             node.live.write(at, part);
             node.dirty.extend(at / SECTOR..=(end - 1) / SECTOR);
             at = end;
@@ -462,7 +545,7 @@ impl File for MemoryFile {
             return Err(io::Error::from_raw_os_error(5)); // EIO
         }
         let (node, at) = (locked(&self.node), offset as usize);
-        if at + out.len() > node.live.len() {
+        if at + out.len() > node.len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         out.copy_from_slice(node.live.slice(at..at + out.len()));
@@ -483,8 +566,21 @@ impl File for MemoryFile {
         outcome
     }
 
+    fn drop_cache(&self) {
+        let mut node = locked(&self.node);
+        // Files of fixed length may be mapped, and nobody asks it of them.
+        if node.grows {
+            node.drop_cache();
+        }
+    }
+
     fn map(&self) -> io::Result<Map> {
-        Ok(Map::memory(locked(&self.node).live.clone()))
+        let node = locked(&self.node);
+        assert!(
+            !node.grows,
+            "a map of a file that grows would not grow with it"
+        );
+        Ok(Map::memory(node.live.clone()))
     }
 }
 
@@ -701,7 +797,57 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_refuses_new_files_only() {
+    fn a_growth_that_was_not_flushed_is_lost_or_there_in_part() {
+        let memory = Memory::new(1);
+        let file = memory.create_empty("f").expect("created");
+        memory.sync_dir("").expect("synced");
+        file.write_at(0, &[1; 700]).expect("written");
+        file.sync().expect("synced");
+        file.write_at(700, &[2; 1300]).expect("it grows");
+        assert_eq!(file.length().expect("its length"), 2000);
+        let mut lengths = BTreeSet::new();
+        for seed in 0..64 {
+            let left = memory.power_cut(Loss::Random(seed));
+            let left = left.open("f").expect("it is there");
+            let len = left.length().expect("its length") as usize;
+            let mut bytes = vec![9; len];
+            left.read_at(0, &mut bytes).expect("read");
+            assert_eq!(bytes[..700], [1; 700]);
+            for (sector, bytes) in bytes.chunks(SECTOR).enumerate().skip(1) {
+                let new = &bytes[if sector == 1 { 700 - SECTOR } else { 0 }..];
+                assert!(new.iter().all(|b| *b == 2) || new.iter().all(|b| *b == 0));
+            }
+            lengths.insert(len);
+        }
+        assert!(lengths.contains(&2000) && lengths.len() > 10, "{lengths:?}");
+        let shortest = memory.power_cut(Loss::All).open("f").expect("it is there");
+        assert_eq!(shortest.length().expect("its length"), 700);
+        let whole = memory.power_cut(Loss::Nothing).open("f").expect("there");
+        assert_eq!(whole.length().expect("its length"), 2000);
+    }
+
+    #[test]
+    fn after_a_failed_flush_memory_shows_what_the_medium_lacks_until_it_lets_go() {
+        let memory = Memory::new(1);
+        let file = memory.create_empty("f").expect("created");
+        file.write_at(0, &[1; 600]).expect("written");
+        file.sync().expect("synced");
+        file.write_at(600, &[2; 600]).expect("written");
+        memory.fail_at(memory.steps(), Fault::Io);
+        file.sync().expect_err("the device answers EIO");
+        file.write_at(1200, &[3; 300]).expect("written");
+        let mut bytes = [0; 1500];
+        file.read_at(0, &mut bytes).expect("read");
+        assert_eq!(bytes[600..1200], [2; 600]);
+        file.sync().expect("nothing is wrong any more");
+        file.drop_cache();
+        file.read_at(0, &mut bytes).expect("read");
+        assert_eq!((bytes[..600].to_vec(), bytes[600]), (vec![1; 600], 0));
+        assert_eq!(bytes[1200..], [3; 300]);
+    }
+
+    #[test]
+    fn a_full_disk_refuses_new_files_and_growth() {
         let memory = Memory::new(1);
         memory.set_capacity(Some(2048));
         let file = memory.create("f", 2048).expect("it fits");
@@ -709,5 +855,9 @@ mod tests {
         assert_eq!(full.kind(), io::ErrorKind::StorageFull);
         file.write_at(0, &[1; 2048])
             .expect("what was allocated can be written");
+        let grows = memory.create_empty("h").expect("it takes nothing");
+        let full = grows.write_at(0, &[1; 10]).expect_err("full");
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(grows.length().expect("its length"), 0);
     }
 }

@@ -1,10 +1,11 @@
-//! What must outlive the process beside the records: term and vote, and the intent to truncate.
+//! What must outlive the process beside the records: term and vote, and the intent to truncate or to replace the log.
 //!
 //! One file with two slots in blocks of their own:
 //!
 //! ```text
-//!  0        8        12   14     15   16        24     32         40              48            56
-//!  ├ magic ─┼ crc32c ┼ ver┼flags ┼ 0 ─┼sequence ┼ term ┼voted_for ┼truncate_after ┼ incarnation ┤
+//!  0        8        12   14     15   16        24     32         40              48            56           64
+//!  ├ magic ─┼ crc32c ┼ ver┼flags ┼ 0 ─┼sequence ┼ term ┼voted_for ┼truncate_after ┼ incarnation ┼ reset_term ┤
+//!                                                               │or reset_to     │
 //! ```
 //!
 //! The slot with the higher sequence counts. Invariants: a slot is written only when the other one
@@ -28,9 +29,12 @@ pub(crate) const META_LEN: u64 = 2 * SLOT_STEP;
 const SLOT_STEP: u64 = 4096;
 const SLOT_LEN: usize = 64;
 const VERSION: u16 = 1;
+/// Of a slot with the intent to replace the log: a build that does not know it must not take the log for what is there.
+const VERSION_OF_RESET: u16 = 2;
 const MAGIC: u64 = u64::from_le_bytes(*b"rr meta\n");
 const VOTED: u8 = 1;
 const TRUNCATE: u8 = 2;
+const RESET: u8 = 4;
 
 /// The term a node is in, and whom it voted for there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +50,8 @@ pub(crate) struct MetaState {
     pub(crate) vote: Vote,
     /// The log is being cut behind this index; recovery finishes it.
     pub(crate) truncate_after: Option<u64>,
+    /// The log is being replaced by an empty one behind this index and term; recovery finishes it. Never both.
+    pub(crate) reset_to: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,20 +64,33 @@ struct Slot {
 impl Slot {
     fn encode(&self) -> [u8; SLOT_LEN] {
         let mut out = [0; SLOT_LEN];
-        let (vote, truncate_after) = (self.state.vote, self.state.truncate_after);
+        let MetaState {
+            vote,
+            truncate_after,
+            reset_to,
+        } = self.state;
+        assert!(
+            truncate_after.is_none() || reset_to.is_none(),
+            "a truncation after {truncate_after:?} while the log is replaced by {reset_to:?}"
+        );
         out[..8].copy_from_slice(&MAGIC.to_le_bytes());
-        out[12..14].copy_from_slice(&VERSION.to_le_bytes());
-        out[14] = if vote.voted_for.is_some() { VOTED } else { 0 }
-            | if truncate_after.is_some() {
-                TRUNCATE
-            } else {
-                0
-            };
+        let version = match reset_to {
+            None => VERSION,
+            Some(_) => VERSION_OF_RESET,
+        };
+        out[12..14].copy_from_slice(&version.to_le_bytes());
+        let flag = |set: bool, flag| if set { flag } else { 0 };
+        out[14] = flag(vote.voted_for.is_some(), VOTED)
+            | flag(truncate_after.is_some(), TRUNCATE)
+            | flag(reset_to.is_some(), RESET);
         out[16..24].copy_from_slice(&self.sequence.to_le_bytes());
         out[24..32].copy_from_slice(&vote.term.to_le_bytes());
         out[32..40].copy_from_slice(&vote.voted_for.unwrap_or(0).to_le_bytes());
-        out[40..48].copy_from_slice(&truncate_after.unwrap_or(0).to_le_bytes());
+        let (reset_index, reset_term) = reset_to.unwrap_or_default();
+        let index = truncate_after.unwrap_or(reset_index);
+        out[40..48].copy_from_slice(&index.to_le_bytes());
         out[48..56].copy_from_slice(&self.incarnation.to_le_bytes());
+        out[56..64].copy_from_slice(&reset_term.to_le_bytes());
         let crc = crc32c::crc32c(&out[12..]);
         out[8..12].copy_from_slice(&crc.to_le_bytes());
         out
@@ -83,8 +102,8 @@ impl Slot {
             return Ok(None);
         }
         let version = u16::from_le_bytes([bytes[12], bytes[13]]);
-        if version != VERSION {
-            let (found, supported) = (version.into(), VERSION.into());
+        if version != VERSION && version != VERSION_OF_RESET {
+            let (found, supported) = (version.into(), VERSION_OF_RESET.into());
             return Err(StorageError::Version {
                 path: path.into(),
                 found,
@@ -99,6 +118,7 @@ impl Slot {
         let state = MetaState {
             vote,
             truncate_after: flag(TRUNCATE, 40),
+            reset_to: flag(RESET, 40).map(|index| (index, u64_at(bytes, 56))),
         };
         let (sequence, incarnation) = (u64_at(bytes, 16), u64_at(bytes, 48));
         Ok(Some(Slot {
@@ -311,6 +331,7 @@ mod tests {
         MetaState {
             vote,
             truncate_after: None,
+            reset_to: None,
         }
     }
 

@@ -5,12 +5,12 @@
 //! somebody's log, and are not touched.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File, LockError};
 use crate::identity::{IDENTITY_NAME, Identity};
 use crate::log::{Log, Parts, Recovered};
-use crate::mark::{Mark, MarkKind};
 use crate::meta::{META_LEN, META_NAME, Meta, MetaState};
 use crate::options::Options;
 use crate::peers::KnownPeers;
@@ -18,7 +18,9 @@ use crate::prepare::{Preparer, Workshop};
 use crate::record;
 use crate::recover::{Decision, Found};
 use crate::repair::{self, Intent};
-use crate::segment::{RECORDS_AT, SegmentHeader, State};
+use crate::reset;
+use crate::segment::{RECORDS_AT, State};
+use crate::snapshot::{self, SnapshotFound};
 
 const LOCK_NAME: &str = "LOCK";
 
@@ -31,7 +33,7 @@ pub(crate) fn open<D: Dir>(
 ) -> Result<(Log<D>, Recovered), StorageError> {
     options.check()?;
     let root = dir.path("");
-    for folder in ["", "log"] {
+    for folder in ["", "log", snapshot::FOLDER] {
         dir.create_folder(folder)
             .doing("create the folders of", &root)?;
     }
@@ -42,6 +44,7 @@ pub(crate) fn open<D: Dir>(
         },
         LockError::Io(e) => StorageError::io("lock", &dir.path(LOCK_NAME), e),
     })?;
+    let lock = Arc::new(lock);
 
     let names = dir.list("").doing("list", &root)?;
     if !names.iter().any(|name| name == IDENTITY_NAME) {
@@ -83,24 +86,58 @@ pub(crate) fn open<D: Dir>(
     }
     flush_meta(&mut meta)?;
 
+    let mut survey = snapshot::survey(&dir, &identity, &options, &lock)?;
     let MetaState {
         vote,
         truncate_after,
+        reset_to,
     } = meta.state();
-    let intent = truncate_after.map(|after| Intent {
-        after,
-        alone: bad_slot,
-    });
-    let mut loaded = repair::recover(&dir, &identity, intent, options.sync)?;
-    if truncate_after.is_some() {
-        // The truncation is done and durable; new records must not fall to it again.
+    let mut save_intent = |reset_to| {
         meta.set(MetaState {
             vote,
             truncate_after: None,
+            reset_to,
         });
         meta.write()?;
-        flush_meta(&mut meta)?;
-    }
+        flush_meta(&mut meta)
+    };
+    let (found, replaced) = match reset_to {
+        Some(begun) => (None, Some(reset::target(&dir, begun, bad_slot, &survey)?)),
+        None => {
+            reset::check_front(&dir, &survey)?;
+            let intent = truncate_after.map(|after| Intent {
+                after,
+                alone: bad_slot,
+            });
+            let loaded = repair::recover(&dir, &identity, intent, options.sync)?;
+            let replaced = reset::judge(&dir, &loaded, &survey)?;
+            if truncate_after.is_some() {
+                // The truncation is done and durable; new records must not fall to it again.
+                save_intent(None)?;
+            }
+            (Some(loaded), replaced)
+        }
+    };
+    let decided = survey.settle()?;
+    let mut loaded = match (found, replaced) {
+        (Some(loaded), None) => loaded,
+        (found, replaced) => {
+            let (index, term) = replaced.expect("without a log there is a snapshot");
+            if reset_to.is_none() {
+                save_intent(replaced)?;
+            }
+            let next_seq = reset::seq_after_all(&dir)?;
+            let mut workshop = workshop(&dir, &options, &identity, next_seq);
+            let mut loaded = reset::replace(&mut workshop, &identity, (index, term))?;
+            save_intent(None)?;
+            loaded.decisions = found.map_or(Vec::new(), |found| found.decisions);
+            let stands = SnapshotFound::StandsForLog { index, term };
+            let decision = Decision::new("log", Found::Snapshot(stands));
+            loaded.decisions.push(decision);
+            loaded
+        }
+    };
+    loaded.decisions.extend(decided);
     if meta.is_single() {
         meta.write()?;
         flush_meta(&mut meta)?;
@@ -116,13 +153,19 @@ pub(crate) fn open<D: Dir>(
         .doing("start flushing in", &root)?;
     let workshop = workshop(&dir, &options, &identity, loaded.next_seq);
     let preparer = Preparer::start(workshop)?;
+    let first_index = loaded.segments[0].view.base;
+    let last_time_us = match &survey.newest {
+        Some((_, meta)) if loaded.last < first_index => meta.time_us,
+        _ => loaded.last_time_us,
+    };
     let recovered = Recovered {
         identity,
         vote,
-        first_index: loaded.segments[0].view.base,
+        first_index,
         last_index: loaded.last,
         prev_term: loaded.prev_term,
-        last_time_us: loaded.last_time_us,
+        last_time_us,
+        snapshot: survey.newest,
         term_runs: std::mem::take(&mut loaded.term_runs),
         decisions: std::mem::take(&mut loaded.decisions),
     };
@@ -132,6 +175,7 @@ pub(crate) fn open<D: Dir>(
         options,
         meta,
         known_peers,
+        snapshots: survey.snapshots,
         flusher,
         preparer,
         lock,
@@ -164,6 +208,9 @@ fn refuse_orphans<D: Dir>(dir: &D, names: &[String]) -> Result<(), StorageError>
         if Meta::holds_something(&file)? {
             return orphan("the file `meta` holds a term or vote");
         }
+    }
+    if snapshot::holds_snapshots(dir)? {
+        return orphan("the folder `snap` holds snapshots");
     }
     for name in dir.list("log").doing("list", &dir.path("log"))? {
         if !name.ends_with(".seg") {
@@ -198,30 +245,9 @@ fn create<D: Dir>(dir: &D, options: &Options, identity: Identity) -> Result<(), 
         meta.file.sync().doing("flush", &path)?;
     }
 
-    let spare = workshop(dir, options, &identity, 1).prepare()?;
-    let header = SegmentHeader {
-        state: State::InUse,
-        cluster_id: identity.cluster_id,
-        group_id: identity.group_id,
-        seq: spare.seq,
-        base: 1,
-        prev_term: 0,
-        len: options.segment_bytes,
-    };
-    let mark = Mark {
-        kind: MarkKind::Tail,
-        end_index: 0,
-        flushed_index: 0,
-        seq: spare.seq,
-        incarnation: identity.incarnation,
-    };
-    let file = spare.file;
-    file.write_at(0, &header.encode())
-        .doing_at("write", file.path(), 0)?;
-    file.write_at(RECORDS_AT, &mark.encode())
-        .doing_at("write", file.path(), RECORDS_AT)?;
+    let mut workshop = workshop(dir, options, &identity, 1);
+    reset::begin_log(&mut workshop, identity.incarnation, 1, 0)?;
     if sync {
-        file.sync().doing("flush", file.path())?;
         dir.sync_dir("")
             .doing("flush the directory", &dir.path(""))?;
     }

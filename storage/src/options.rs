@@ -5,6 +5,7 @@ use crate::file::{FlushOptions, FlushWay, OnComplete};
 use crate::mark::MARK_LEN;
 use crate::record::{MAX_PAYLOAD, encoded_len};
 use crate::segment::RECORDS_AT;
+use crate::snapshot::CHUNK_SIZES;
 
 /// Options of a log.
 #[derive(Clone)]
@@ -22,6 +23,10 @@ pub struct Options {
     pub sync: bool,
     /// How to flush. Default: [`FlushWay::Auto`].
     pub flush: FlushWay,
+    /// Payload bytes of a snapshot's chunk: what is checked, sent and resumed as a whole. The same on all nodes: with
+    /// another one the same state makes another file, and a transfer that one node began cannot be continued by
+    /// another. Default: 64 KiB. Minimum: 256. Maximum: 1 MiB.
+    pub snapshot_chunk_bytes: u32,
     /// Called on the flush thread when a flush is over. Not called where
     /// [`crate::Log::completion_fd`] is there instead. Default: none.
     pub on_complete: Option<OnComplete>,
@@ -34,6 +39,7 @@ impl Default for Options {
             max_record_bytes: 4 << 20,
             sync: true,
             flush: FlushWay::Auto,
+            snapshot_chunk_bytes: 64 << 10,
             on_complete: None,
         }
     }
@@ -46,6 +52,7 @@ impl std::fmt::Debug for Options {
             .field("max_record_bytes", &self.max_record_bytes)
             .field("sync", &self.sync)
             .field("flush", &self.flush)
+            .field("snapshot_chunk_bytes", &self.snapshot_chunk_bytes)
             .field("on_complete", &self.on_complete.is_some())
             .finish()
     }
@@ -64,6 +71,12 @@ impl Options {
                 "max_record_bytes = {record} does not fit: a segment of {segment} bytes has room for \
                  records of {room} bytes, header included, and the format ends at {MAX_PAYLOAD}"
             );
+            return Err(StorageError::Config(text));
+        }
+        let chunk = self.snapshot_chunk_bytes;
+        if !CHUNK_SIZES.contains(&chunk) {
+            let (least, most) = (CHUNK_SIZES.start(), CHUNK_SIZES.end());
+            let text = format!("snapshot_chunk_bytes = {chunk} must be {least} to {most}");
             return Err(StorageError::Config(text));
         }
         Ok(())

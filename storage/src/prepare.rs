@@ -103,7 +103,7 @@ impl<D: Dir> Workshop<D> {
     }
 
     /// Makes the names in `log/` durable.
-    fn sync_names(&self) -> Result<(), StorageError> {
+    pub(crate) fn sync_names(&self) -> Result<(), StorageError> {
         if self.sync {
             self.dir
                 .sync_dir("log")
@@ -191,10 +191,26 @@ impl<D: Dir> Workshop<D> {
     }
 
     fn remove(&self, segment: &Segment<D::File>) -> Result<(), StorageError> {
+        self.remove_name(segment)?;
+        self.sync_names()
+    }
+
+    fn remove_name(&self, segment: &Segment<D::File>) -> Result<(), StorageError> {
         let name = segment_name(segment.view.seq);
         self.dir
             .remove(&name)
-            .doing("remove", &self.dir.path(&name))?;
+            .doing("remove", &self.dir.path(&name))
+    }
+
+    /// Removes what was the log; all of it is gone, durably, when this returns. They are not used again: records above
+    /// the index that the log begins with now may be in them, and one of those could come to life behind a new one.
+    fn clear(&self, segments: &VecDeque<Segment<D::File>>) -> Result<(), StorageError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        for segment in segments.iter().rev() {
+            self.remove_name(segment)?;
+        }
         self.sync_names()
     }
 }
@@ -202,6 +218,8 @@ impl<D: Dir> Workshop<D> {
 enum Job<F> {
     Prepare,
     Retire(Segment<F>),
+    /// With the place for the outcome.
+    Clear(VecDeque<Segment<F>>, SyncSender<Result<(), StorageError>>),
     Unload(Map),
 }
 
@@ -247,6 +265,10 @@ impl<D: Dir> Preparer<D> {
                         // Nobody listens when the log was dropped; then the jobs end as well.
                         Job::Prepare => drop(done.send(workshop.prepare())),
                         Job::Retire(segment) => workshop.retire(segment),
+                        // It waits for the answer.
+                        Job::Clear(segments, answer) => {
+                            let _ = answer.send(workshop.clear(&segments));
+                        }
                         Job::Unload(map) => map.unload(),
                     }
                 }
@@ -284,7 +306,10 @@ impl<D: Dir> Preparer<D> {
             Ok(spare) => spare,
             Err(_) => {
                 self.ask();
-                self.receive()?
+                self.receive().inspect_err(|e| {
+                    // For whoever asks once more: that is a new attempt.
+                    self.ready = Some(Err(e.clone()));
+                })?
             }
         };
         self.ask();
@@ -346,6 +371,28 @@ impl<D: Dir> Preparer<D> {
             }
         }
         Ok(())
+    }
+}
+
+impl<D: Dir> Preparer<D> {
+    /// Removes what was the log, and waits until it is gone: these segments, and before them all that is on its way out
+    /// ([`Preparer::retire`]).
+    pub(crate) fn clear(
+        &mut self,
+        segments: VecDeque<Segment<D::File>>,
+    ) -> Result<(), StorageError> {
+        match &mut self.bench {
+            Bench::Here(workshop) => workshop.clear(&segments),
+            Bench::Thread { jobs, .. } => {
+                let jobs = jobs.as_ref().expect("taken only by drop");
+                let (answer, outcome) = sync_channel(1);
+                let _ = jobs.send(Job::Clear(segments, answer));
+                match outcome.recv() {
+                    Ok(outcome) => outcome,
+                    Err(_) => panic!("the thread that prepares segments panicked"),
+                }
+            }
+        }
     }
 }
 

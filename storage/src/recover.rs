@@ -10,6 +10,8 @@
 
 use std::fmt;
 
+use crate::snapshot::SnapshotFound;
+
 /// What recovery found in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -63,6 +65,8 @@ pub enum Found {
     BehindTruncation,
     /// One of the two copies of term and vote is bad.
     MetaSlotTorn,
+    /// Something about a snapshot.
+    Snapshot(SnapshotFound),
 }
 
 /// What is done about it.
@@ -76,6 +80,8 @@ pub enum Action {
     Cut,
     /// The file is removed.
     Remove,
+    /// The file gets another name, and does not count any more.
+    SetAside,
     /// The log does not open, and nothing is changed.
     Refuse,
 }
@@ -102,6 +108,7 @@ pub fn decide(found: &Found) -> Action {
         Found::TruncationBegun { .. } => Action::Cut,
         // The other copy is what was last made durable; this one is written next.
         Found::MetaSlotTorn => Action::Keep,
+        Found::Snapshot(found) => found.decide(),
     }
 }
 
@@ -163,12 +170,14 @@ impl fmt::Display for Decision {
             Found::TruncationBegun { after } => write!(f, "truncation after {after} was begun")?,
             Found::BehindTruncation => write!(f, "holds truncated records only")?,
             Found::MetaSlotTorn => write!(f, "one of its two copies is torn")?,
+            Found::Snapshot(found) => write!(f, "{found}")?,
         }
         let done = match self.action {
             Action::Keep => "kept",
             Action::Erase => "erased behind the end",
             Action::Cut => "cut there",
             Action::Remove => "removed",
+            Action::SetAside => "set aside",
             Action::Refuse => "refused",
         };
         write!(f, ": {done}")

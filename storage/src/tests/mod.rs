@@ -5,11 +5,16 @@ mod faults;
 mod model;
 mod purge;
 mod recovery;
+mod reset;
+mod snapshot;
 mod truncate;
 
 use crate::file::Dir;
 use crate::record::{Header, Records, encode_into};
-use crate::{FlushState, Log, Memory, Options, Recovered, StorageError, Vote};
+use crate::{
+    FlushState, Log, Memory, Options, Recovered, SnapshotId, SnapshotMeta, StorageError, Vote,
+};
+use std::io::{Read as _, Write as _};
 
 pub(crate) const CLUSTER: u64 = 0xC1;
 pub(crate) const GROUP: u32 = 5;
@@ -20,6 +25,7 @@ pub(crate) fn small() -> Options {
     Options {
         segment_bytes: 16 << 10,
         max_record_bytes: 8 << 10,
+        snapshot_chunk_bytes: 512,
         ..Options::default()
     }
 }
@@ -67,7 +73,9 @@ pub(crate) trait Story {
     fn flush(&mut self);
     /// Index and term of every record, each verified, its payload compared with what was written.
     fn contents(&self) -> Vec<(u64, u64)>;
-    /// Term of the last record.
+    /// Takes a snapshot of what is durable, if that is anything, as whoever purges has to.
+    fn snapshot_what_is_durable(&mut self) -> Option<SnapshotId>;
+    /// Votes for `node` in this term.
     fn vote_for(&mut self, term: u64, node: u64);
 }
 
@@ -88,6 +96,17 @@ impl<D: Dir> Story for Log<D> {
         contents(&self.reader(), self.first(), self.last())
     }
 
+    fn snapshot_what_is_durable(&mut self) -> Option<SnapshotId> {
+        let (index, snapshots) = (self.durable(), self.snapshots());
+        if index == 0 || snapshots.newest().is_some_and(|id| id.index == index) {
+            return snapshots.newest();
+        }
+        let slice = self.reader().slice(index, index, 1).expect("it is there");
+        let record = slice.records().next().expect("one record");
+        let taken = take(&snapshots, index, record.header.term, 100);
+        Some(taken.expect("taken"))
+    }
+
     fn vote_for(&mut self, term: u64, node: u64) {
         self.save_vote(Vote {
             term,
@@ -95,6 +114,49 @@ impl<D: Dir> Story for Log<D> {
         })
         .expect("saved");
     }
+}
+
+/// What a snapshot says of itself follows from index and term.
+pub(crate) fn snapshot_meta(index: u64, term: u64) -> SnapshotMeta {
+    SnapshotMeta {
+        index,
+        term,
+        time_us: index * 1000 + term,
+        members: vec![index as u8; 3 + (index % 5) as usize],
+    }
+}
+
+/// Takes a snapshot with a state of `len` bytes, which follows from index and term as well.
+pub(crate) fn take<D: Dir>(
+    snapshots: &crate::Snapshots<D>,
+    index: u64,
+    term: u64,
+    len: usize,
+) -> Result<SnapshotId, StorageError> {
+    let mut file = snapshots.create(&snapshot_meta(index, term))?;
+    let state = payload(index, term, len);
+    for part in state.chunks(61) {
+        // The reason comes with `finish`.
+        if file.write_all(part).is_err() {
+            break;
+        }
+    }
+    assert!(file.payload_bytes() <= len as u64);
+    file.finish()
+}
+
+/// Reads a snapshot; what is in it must be what was taken.
+pub(crate) fn look_into<D: Dir>(
+    snapshots: &crate::Snapshots<D>,
+    id: SnapshotId,
+) -> std::io::Result<()> {
+    let mut reader = snapshots.open(id).map_err(StorageError::into_io)?;
+    assert_eq!(*reader.meta(), snapshot_meta(id.index, id.term));
+    let mut state = Vec::new();
+    reader.read_to_end(&mut state)?;
+    assert_eq!(state.len() as u64, reader.payload_bytes());
+    assert_eq!(state, payload(id.index, id.term, state.len()));
+    Ok(())
 }
 
 pub(crate) fn contents(reader: &crate::Reader, first: u64, last: u64) -> Vec<(u64, u64)> {

@@ -24,8 +24,15 @@ enum Op {
     Settle,
     /// Drops this many records from the end.
     Truncate(u64),
-    /// Purges up to this many records before the last.
+    /// Purges up to this many records before the last, with a snapshot that stands for them.
     Purge(u64),
+    /// A snapshot comes that is this far ahead of the last one (or of the log's end, when `behind`), and replaces the
+    /// log; the process may die between the two.
+    Reset {
+        ahead: u64,
+        behind: bool,
+        dies: bool,
+    },
     Vote,
     /// The process dies, or the power fails, with this seed.
     Restart(Option<u64>),
@@ -45,6 +52,8 @@ fn ops(with_power_cuts: bool) -> impl Strategy<Value = Vec<Op>> {
         1 => Just(Op::Settle),
         2 => (1..30_u64).prop_map(Op::Truncate),
         1 => (0..40_u64).prop_map(Op::Purge),
+        1 => (1..12_u64, any::<bool>(), any::<bool>())
+            .prop_map(|(ahead, behind, dies)| Op::Reset { ahead, behind, dies }),
         1 => Just(Op::Vote),
         3 => restart,
         1 => Just(Op::Close),
@@ -57,6 +66,8 @@ fn ops(with_power_cuts: bool) -> impl Strategy<Value = Vec<Op>> {
 struct Model {
     first: u64,
     terms: Vec<u64>,
+    /// Where the newest snapshot ends.
+    snapshot: u64,
     /// Last index promised.
     promised: u64,
     term: u64,
@@ -129,6 +140,7 @@ fn play<D: Medium>(mut dir: D, options: &Options, ops: &[Op]) {
     let mut model = Model {
         first: 1,
         terms: Vec::new(),
+        snapshot: 0,
         promised: 0,
         term: 1,
         votes: vec![Vote::default()],
@@ -172,7 +184,8 @@ fn play<D: Medium>(mut dir: D, options: &Options, ops: &[Op]) {
             Op::HoldFlushes(hold) => dir.hold(hold),
             Op::Settle => log.settle().expect("written"),
             Op::Truncate(count) => {
-                let last_kept = log.last().saturating_sub(count).max(model.first - 1);
+                let least = model.snapshot.max(model.first - 1);
+                let last_kept = log.last().saturating_sub(count).max(least);
                 if last_kept < log.last() {
                     log.truncate_after(last_kept).expect("cut");
                     model.truncate(last_kept);
@@ -189,7 +202,37 @@ fn play<D: Medium>(mut dir: D, options: &Options, ops: &[Op]) {
                     model.term += 1;
                 }
             }
+            Op::Reset {
+                ahead,
+                behind,
+                dies,
+            } => {
+                // Of a leader of a later term, which has overwritten what it says otherwise.
+                model.term += 1;
+                let from = if behind { log.last() } else { model.snapshot };
+                let (index, term) = (from.max(model.first - 1) + ahead, model.term);
+                take(&log.snapshots(), index, term, 700).expect("taken");
+                if dies {
+                    drop(log);
+                    flight = None;
+                    log = open(&dir).0;
+                    dir.hold(false);
+                    // Only the process died: what was saved is in the page cache.
+                    model.votes = vec![log.vote()];
+                } else {
+                    log.reset_to(index, term).expect("replaced");
+                    if let Some(flight) = &mut flight {
+                        *flight = (index, 1);
+                    }
+                    model.votes_are_durable();
+                }
+                (model.first, model.terms) = (index + 1, Vec::new());
+                (model.promised, model.snapshot) = (index, index);
+            }
             Op::Purge(count) => {
+                let taken = log.snapshot_what_is_durable();
+                model.snapshot = taken.map_or(0, |id| id.index);
+                log.snapshots().prune().expect("pruned");
                 let first = log
                     .purge_before(log.last().saturating_sub(count))
                     .expect("purged");
@@ -223,6 +266,8 @@ fn play<D: Medium>(mut dir: D, options: &Options, ops: &[Op]) {
                     model.last()
                 );
                 assert_eq!(found.first_index, model.first);
+                let snapshot = found.snapshot.map_or(0, |(id, _)| id.index);
+                assert_eq!(snapshot, model.snapshot);
                 model.truncate(found.last_index);
                 model.promised = found.last_index;
                 dir.hold(false);
@@ -247,7 +292,7 @@ fn play<D: Medium>(mut dir: D, options: &Options, ops: &[Op]) {
         // Appending alone changes nothing that is there: the next of these shows it all the same.
         let moved = matches!(
             op,
-            Op::Truncate(_) | Op::Purge(_) | Op::Restart(_) | Op::Close
+            Op::Truncate(_) | Op::Purge(_) | Op::Reset { .. } | Op::Restart(_) | Op::Close
         );
         if moved || i + 1 == ops.len() {
             assert_eq!(log.contents(), model.contents());

@@ -13,6 +13,7 @@ fn whole_segments_below_the_index_go() {
         log.segments[2].view.base,
         log.last(),
     );
+    log.snapshot_what_is_durable();
     assert_eq!(log.purge_before(second - 1).expect("nothing"), 1);
     assert_eq!(log.purge_before(second).expect("one"), second);
     let reader = log.reader();
@@ -56,6 +57,7 @@ fn the_new_front_is_durable_before_the_old_one_goes() {
     assert_eq!(log.purge_before(12).expect("nothing"), 1);
     assert_eq!(open(&memory.power_cut(Loss::All)).contents(), run(1, 11, 1));
     log.flush();
+    log.snapshot_what_is_durable();
     assert_eq!(log.purge_before(12).expect("one"), 12);
     assert_eq!(
         open(&memory.power_cut(Loss::All)).contents(),
@@ -72,6 +74,7 @@ fn purged_segments_are_used_again_and_the_log_stays_small() {
     for round in 0..60 {
         log.append_some(7, 1 + round / 10, 700 + (round as usize * 37) % 400);
         log.flush();
+        log.snapshot_what_is_durable();
         let keep = log.last().saturating_sub(20).max(1);
         log.purge_before(keep).expect("purged");
         // A reader that goes on lets go of what was purged.
@@ -157,6 +160,7 @@ fn the_power_fails_before_any_step_of_it() {
     loop {
         let memory = memory.power_cut(Loss::All);
         let mut log = open(&memory);
+        log.snapshot_what_is_durable();
         memory.fail_at(memory.steps() + step, Fault::PowerOff);
         // What fails is known when the next segment is needed.
         let next = last + 1;
@@ -190,6 +194,7 @@ fn real_files_are_used_again() {
     for _ in 0..40 {
         log.append_some(7, 1, 900);
         log.flush();
+        log.snapshot_what_is_durable();
         log.purge_before(log.last()).expect("purged");
     }
     let (first, last) = (log.first(), log.last());

@@ -421,7 +421,7 @@ fn another_format_version() {
                 error,
                 StorageError::Version {
                     found: 9,
-                    supported: 1,
+                    supported: 1 | 2,
                     ..
                 }
             ),

@@ -1,0 +1,158 @@
+//! Reading a snapshot: the state in it, or the file as it is.
+
+use std::io::{self, Read};
+use std::ops::Range;
+
+use super::check::{Checker, Owner, Piece};
+use super::{SnapshotId, SnapshotMeta};
+use crate::error::{Doing, StorageError};
+use crate::file::{Dir, File};
+
+/// The state in a snapshot. Each chunk is verified before a byte of it is handed out; the end of the file only after the
+/// footer has confirmed the whole.
+#[derive(Debug)]
+pub struct SnapshotReader<D: Dir> {
+    file: D::File,
+    checker: Checker,
+    /// The chunk at hand, and what of it was not handed out yet.
+    buffer: Vec<u8>,
+    unread: Range<usize>,
+}
+
+impl<D: Dir> SnapshotReader<D> {
+    pub(super) fn open(
+        file: D::File,
+        id: SnapshotId,
+        owner: Owner,
+    ) -> Result<SnapshotReader<D>, StorageError> {
+        let checker = Checker::new(id, owner, file.path());
+        let mut reader = SnapshotReader {
+            file,
+            checker,
+            buffer: Vec::new(),
+            unread: 0..0,
+        };
+        reader.advance()?;
+        Ok(reader)
+    }
+
+    /// What the snapshot says of itself.
+    pub fn meta(&self) -> &SnapshotMeta {
+        self.checker.meta().expect("`open` has read the header")
+    }
+
+    /// Bytes of the state in all.
+    pub fn payload_bytes(&self) -> u64 {
+        let bytes = self.checker.payload_bytes();
+        bytes.expect("`open` has read the header")
+    }
+
+    /// Reads the next piece. `false` at the end.
+    fn advance(&mut self) -> Result<bool, StorageError> {
+        match read_piece(&self.file, &mut self.checker, &mut self.buffer)? {
+            None => return Ok(false),
+            Some(Piece::Chunk(payload)) => self.unread = payload,
+            Some(Piece::Header | Piece::Footer) => {}
+        }
+        Ok(true)
+    }
+
+    /// Reads what is left, for the checksums only.
+    pub(super) fn verify_rest(&mut self) -> Result<(), StorageError> {
+        while self.advance()? {}
+        Ok(())
+    }
+}
+
+/// Reads and verifies the next piece of a file, into `buffer`. `None` at the end.
+pub(super) fn read_piece<F: File>(
+    file: &F,
+    checker: &mut Checker,
+    buffer: &mut Vec<u8>,
+) -> Result<Option<Piece>, StorageError> {
+    let at = checker.at();
+    buffer.clear();
+    loop {
+        let (have, need) = (buffer.len(), checker.next_len(buffer)?);
+        if have == need {
+            break;
+        }
+        buffer.resize(need, 0);
+        let from = at + have as u64;
+        match file.read_at(from, &mut buffer[have..]) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                let bytes = from..at + need as u64;
+                let detail = "the file ends in the midst of it";
+                return Err(StorageError::snapshot(file.path(), bytes, detail));
+            }
+            Err(e) => return Err(e).doing_at("read", file.path(), from),
+        }
+        if checker.meta().is_some() {
+            break;
+        }
+    }
+    if buffer.is_empty() {
+        return Ok(None);
+    }
+    checker.verify(buffer).map(Some)
+}
+
+impl<D: Dir> Read for SnapshotReader<D> {
+    /// # Errors
+    /// `InvalidData` around a [`StorageError::Snapshot`] when the next chunk is bad; else what the medium said.
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.unread.is_empty() && !out.is_empty() {
+            if !self.advance().map_err(StorageError::into_io)? {
+                return Ok(0);
+            }
+        }
+        let taken = out.len().min(self.unread.len());
+        out[..taken].copy_from_slice(&self.buffer[self.unread.start..][..taken]);
+        self.unread.start += taken;
+        Ok(taken)
+    }
+}
+
+/// A snapshot's file as it is, to be sent. While this lives it can be read, even when the snapshot is pruned.
+#[derive(Debug)]
+pub struct SnapshotSource<D: Dir> {
+    /// Open: the system keeps the bytes when the name goes.
+    file: D::File,
+    id: SnapshotId,
+}
+
+impl<D: Dir> SnapshotSource<D> {
+    pub(super) fn new(file: D::File, id: SnapshotId) -> SnapshotSource<D> {
+        SnapshotSource { file, id }
+    }
+
+    /// Which it is.
+    pub fn id(&self) -> SnapshotId {
+        self.id
+    }
+
+    /// Bytes of the file.
+    pub fn len(&self) -> u64 {
+        self.id.bytes
+    }
+
+    /// Never.
+    pub fn is_empty(&self) -> bool {
+        self.id.bytes == 0
+    }
+
+    /// Fills `out` from `offset` on; what is returned is less than its length only at the end of the file. The bytes are
+    /// not verified here: whoever receives them does.
+    ///
+    /// # Errors
+    /// The medium failed.
+    pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<usize, StorageError> {
+        let left = self.id.bytes.saturating_sub(offset);
+        let taken = left.min(out.len() as u64) as usize;
+        let path = self.file.path();
+        let read = self.file.read_at(offset, &mut out[..taken]);
+        read.doing_at("read", path, offset)?;
+        Ok(taken)
+    }
+}

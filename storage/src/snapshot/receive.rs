@@ -1,0 +1,245 @@
+//! Receiving a snapshot: a partial file that grows piece by piece, each verified before it is written.
+//!
+//! Its name holds the id, so that it is found again after a restart, and whoever sends the same snapshot goes on with it.
+//! Invariant: what the file holds before [`Incoming::offset`], less what of it is still gathered in memory, was verified.
+//! What a file of an earlier life holds behind is overwritten.
+
+use std::io;
+use std::mem;
+use std::sync::Arc;
+
+use super::check::Checker;
+use super::format::{FOOTER_LEN, HEAD_LEN};
+use super::read::{SnapshotReader, read_piece};
+use super::store::Shared;
+use super::{PARTIAL, SYNC_EVERY, SnapshotId, SnapshotMeta};
+use crate::error::{Doing, StorageError};
+use crate::file::{Dir, File};
+
+/// A snapshot being received. Dropped before [`Incoming::finish`], what is there stays for the next attempt.
+#[derive(Debug)]
+pub struct Incoming<D: Dir> {
+    shared: Arc<Shared<D>>,
+    id: SnapshotId,
+    /// `None` when the snapshot was there already.
+    file: Option<D::File>,
+    checker: Checker,
+    synced: u64,
+    /// What came of a piece that is not whole yet.
+    buffer: Vec<u8>,
+    failed: Option<StorageError>,
+}
+
+impl<D: Dir> Incoming<D> {
+    pub(super) fn open(
+        shared: Arc<Shared<D>>,
+        id: SnapshotId,
+    ) -> Result<Incoming<D>, StorageError> {
+        let name = id.file(PARTIAL);
+        let path = shared.path(&name);
+        if id.bytes < (HEAD_LEN + FOOTER_LEN) as u64 {
+            let detail = format!("no snapshot is as short as {} bytes", id.bytes);
+            return Err(StorageError::snapshot(&path, None, detail));
+        }
+        let there = {
+            let mut shelf = shared.shelf();
+            if shelf.receiving.contains(&id) {
+                let detail = "it is being received already";
+                return Err(StorageError::snapshot(&path, None, detail));
+            }
+            shelf.receiving.push(id);
+            shelf.whole.contains(&id)
+        };
+        // From here on the claim is given back when something goes wrong.
+        let mut incoming = Incoming {
+            checker: Checker::new(id, shared.owner, &path),
+            shared,
+            id,
+            file: None,
+            synced: 0,
+            buffer: Vec::new(),
+            failed: None,
+        };
+        if !there {
+            incoming.begin(&name)?;
+        }
+        Ok(incoming)
+    }
+
+    fn begin(&mut self, name: &str) -> Result<(), StorageError> {
+        let path = self.shared.path(name);
+        let dir = &self.shared.dir;
+        let found = match dir.open(name) {
+            Ok(file) if file.length().doing("read the length of", &path)? <= self.id.bytes => {
+                Some(file)
+            }
+            // Longer than it can be: not what we wrote.
+            Ok(_) => None,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(StorageError::io("open", &path, e)),
+        };
+        let Some(file) = found else {
+            self.file = Some(dir.create_empty(name).doing("create", &path)?);
+            return Ok(());
+        };
+        // A flush that failed leaves pages that are there and will never be written: what counts is what the medium has.
+        self.shared.sync_file(&file)?;
+        file.drop_cache();
+        loop {
+            match read_piece(&file, &mut self.checker, &mut self.buffer) {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                // The rest is written again, whatever is wrong with it.
+                Err(error) => {
+                    self.cut_back(&error);
+                    break;
+                }
+            }
+        }
+        self.buffer.clear();
+        self.synced = self.checker.at();
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Which it is.
+    pub fn id(&self) -> SnapshotId {
+        self.id
+    }
+
+    /// How many bytes of the file are here: the next ones begin there.
+    pub fn offset(&self) -> u64 {
+        match &self.file {
+            None => self.id.bytes,
+            Some(_) => self.checker.at() + self.buffer.len() as u64,
+        }
+    }
+
+    /// Takes the bytes of the file from `offset` on, which must be [`Incoming::offset`].
+    ///
+    /// # Errors
+    /// [`StorageError::Snapshot`] when a piece is bad: look at [`Incoming::offset`], which went back to where it begins,
+    /// and have it sent again. After any other error the medium failed or is full: drop this, and receive once more later.
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        let expected = self.offset();
+        let end = offset.checked_add(bytes.len() as u64);
+        if offset != expected || end.is_none_or(|end| end > self.id.bytes) {
+            let detail = format!(
+                "{} bytes came for offset {offset}, but {expected} of {} are here",
+                bytes.len(),
+                self.id.bytes
+            );
+            let path = self.shared.path(&self.id.file(PARTIAL));
+            return Err(StorageError::snapshot(&path, None, detail));
+        }
+        let result = self.take(bytes);
+        if let Err(error) = &result {
+            self.buffer.clear();
+            match error {
+                StorageError::Io { .. } => self.failed = Some(error.clone()),
+                _ => self.cut_back(error),
+            }
+        }
+        result
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) -> Result<(), StorageError> {
+        while !bytes.is_empty() {
+            if self.buffer.is_empty() {
+                let need = self.checker.next_len(bytes)?;
+                if let Some((piece, rest)) = bytes.split_at_checked(need) {
+                    self.take_piece(piece)?;
+                    bytes = rest;
+                    continue;
+                }
+            }
+            let need = self.checker.next_len(&self.buffer)?;
+            let more = bytes.len().min(need - self.buffer.len());
+            self.buffer.extend_from_slice(&bytes[..more]);
+            bytes = &bytes[more..];
+            if self.buffer.len() == self.checker.next_len(&self.buffer)? {
+                let mut piece = mem::take(&mut self.buffer);
+                self.take_piece(&piece)?;
+                piece.clear();
+                self.buffer = piece;
+            }
+        }
+        Ok(())
+    }
+
+    /// Verifies a whole piece and writes it.
+    fn take_piece(&mut self, piece: &[u8]) -> Result<(), StorageError> {
+        let at = self.checker.at();
+        self.checker.verify(piece)?;
+        let file = self.file.as_ref().expect("nothing is written otherwise");
+        file.write_at(at, piece)
+            .doing_at("write", file.path(), at)?;
+        if self.checker.at() - self.synced >= SYNC_EVERY {
+            self.shared.sync_file(file)?;
+            self.synced = self.checker.at();
+        }
+        Ok(())
+    }
+
+    /// A piece that is bad is no part of it; when the pieces together are bad, none is.
+    fn cut_back(&mut self, error: &StorageError) {
+        let all = match error {
+            StorageError::Snapshot { bytes, .. } => bytes.as_ref().is_some_and(|b| b.start == 0),
+            _ => false,
+        };
+        if all {
+            let path = self.shared.path(&self.id.file(PARTIAL));
+            self.checker = Checker::new(self.id, self.shared.owner, &path);
+            self.synced = 0;
+        }
+    }
+
+    /// Makes it durable and lets it count, when all of it is here. Returns what it says of itself.
+    ///
+    /// # Errors
+    /// Something is missing yet, or the medium failed: what is here stays for the next attempt.
+    pub fn finish(mut self) -> Result<SnapshotMeta, StorageError> {
+        if let Some(failed) = self.failed.take() {
+            return Err(failed);
+        }
+        let Some(file) = &self.file else {
+            let file = self.shared.open_file(self.id)?;
+            let reader = SnapshotReader::<D>::open(file, self.id, self.shared.owner)?;
+            return Ok(reader.meta().clone());
+        };
+        let name = self.id.file(PARTIAL);
+        if !self.checker.is_done() {
+            let detail = format!("{} of {} bytes are here", self.offset(), self.id.bytes);
+            return Err(StorageError::snapshot(
+                &self.shared.path(&name),
+                None,
+                detail,
+            ));
+        }
+        self.shared.sync_file(file)?;
+        self.shared.publish(&name, self.id)?;
+        let meta = self.checker.meta().cloned();
+        Ok(meta.expect("all of it was verified"))
+    }
+
+    /// Removes what is here of it.
+    ///
+    /// # Errors
+    /// The medium failed.
+    pub fn discard(self) -> Result<(), StorageError> {
+        match &self.file {
+            None => Ok(()),
+            Some(_) => self.shared.remove(&self.id.file(PARTIAL)),
+        }
+    }
+}
+
+impl<D: Dir> Drop for Incoming<D> {
+    fn drop(&mut self) {
+        let mut shelf = self.shared.shelf();
+        shelf.receiving.retain(|id| *id != self.id);
+    }
+}

@@ -1,0 +1,196 @@
+//! What a start finds in the folder of snapshots. Looking comes before changing: whether a log may open is decided with
+//! all files as they were.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use super::{BAD, FOLDER, PARTIAL, SnapshotId, SnapshotMeta, Snapshots, UNFINISHED, WHOLE};
+use crate::error::{Doing, StorageError};
+use crate::file::Dir;
+use crate::identity::Identity;
+use crate::options::Options;
+use crate::recover::{Action, Decision, Found};
+
+/// What recovery found of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SnapshotFound {
+    /// All of it was read and is sound.
+    Whole,
+    /// There is a newer one that is sound; this one was not read.
+    Older,
+    /// Part of one that was being received.
+    Partial,
+    /// One that was being taken when the process ended.
+    Unfinished,
+    /// It is damaged.
+    Bad {
+        /// Where, and what is wrong.
+        detail: String,
+    },
+    /// It was found damaged earlier.
+    SetAside,
+    /// The log ends before the snapshot or contradicts it: the snapshot stands for all of it.
+    StandsForLog {
+        /// The last entry in the snapshot.
+        index: u64,
+        /// Its term.
+        term: u64,
+    },
+}
+
+impl SnapshotFound {
+    /// The rows of the table that are about snapshots.
+    pub(crate) fn decide(&self) -> Action {
+        match self {
+            SnapshotFound::Whole
+            | SnapshotFound::Older
+            | SnapshotFound::Partial
+            | SnapshotFound::SetAside => Action::Keep,
+            SnapshotFound::Unfinished | SnapshotFound::StandsForLog { .. } => Action::Remove,
+            SnapshotFound::Bad { .. } => Action::SetAside,
+        }
+    }
+}
+
+impl fmt::Display for SnapshotFound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SnapshotFound::Whole => write!(f, "snapshot, sound"),
+            SnapshotFound::Older => write!(f, "snapshot, older than a sound one"),
+            SnapshotFound::Partial => write!(f, "snapshot, received in part"),
+            SnapshotFound::Unfinished => write!(f, "snapshot that was not finished"),
+            SnapshotFound::Bad { detail } => write!(f, "snapshot, damaged: {detail}"),
+            SnapshotFound::SetAside => write!(f, "snapshot that was found damaged earlier"),
+            SnapshotFound::StandsForLog { index, term } => {
+                write!(f, "replaced by the snapshot at {index} of term {term}")
+            }
+        }
+    }
+}
+
+/// Whether somebody's snapshots are in the directory.
+pub(crate) fn holds_snapshots<D: Dir>(dir: &D) -> Result<bool, StorageError> {
+    let names = dir.list(FOLDER).doing("list", &dir.path(FOLDER))?;
+    Ok(names
+        .iter()
+        .any(|name| SnapshotId::of_file(name, WHOLE).is_some()))
+}
+
+/// The folder as a start finds it.
+pub(crate) struct Survey<D: Dir> {
+    pub(crate) snapshots: Snapshots<D>,
+    /// The newest that is sound.
+    pub(crate) newest: Option<(SnapshotId, SnapshotMeta)>,
+    /// Those above it, newest first, and what is wrong with them.
+    bad: Vec<(SnapshotId, StorageError)>,
+    unfinished: Vec<String>,
+    decisions: Vec<Decision>,
+}
+
+/// Reads the snapshots from the newest on until one is sound. Changes nothing.
+pub(crate) fn survey<D: Dir>(
+    dir: &D,
+    identity: &Identity,
+    options: &Options,
+    lock: &Arc<D::Lock>,
+) -> Result<Survey<D>, StorageError> {
+    let path = dir.path(FOLDER);
+    let mut names = dir.list(FOLDER).doing("list", &path)?;
+    names.sort_unstable();
+    if options.sync && !names.is_empty() {
+        // A process that dies after a rename leaves a name that is there and not durable.
+        dir.sync_dir(FOLDER).doing("flush the directory", &path)?;
+    }
+    let mut whole = BTreeSet::new();
+    let (mut unfinished, mut decisions) = (Vec::new(), Vec::new());
+    for name in names {
+        let full = format!("{FOLDER}/{name}");
+        let found = if let Some(id) = SnapshotId::of_file(&name, WHOLE) {
+            whole.insert(id);
+            continue;
+        } else if SnapshotId::of_file(&name, PARTIAL).is_some() {
+            Found::Snapshot(SnapshotFound::Partial)
+        } else if SnapshotId::of_file(&name, BAD).is_some() {
+            Found::Snapshot(SnapshotFound::SetAside)
+        } else if name.starts_with("taking-") && name.ends_with(UNFINISHED) {
+            unfinished.push(full.clone());
+            Found::Snapshot(SnapshotFound::Unfinished)
+        } else {
+            Found::Unknown
+        };
+        decisions.push(Decision::new(full, found));
+    }
+    let snapshots = Snapshots::new(dir.clone(), identity, options, lock.clone(), whole.clone());
+    let (mut newest, mut bad) = (None, Vec::new());
+    for id in whole.into_iter().rev() {
+        let found = if newest.is_some() {
+            SnapshotFound::Older
+        } else {
+            match read_all(&snapshots, id) {
+                Ok(meta) => {
+                    newest = Some((id, meta));
+                    SnapshotFound::Whole
+                }
+                Err(error) if is_damage(&error) => {
+                    let detail = error.to_string();
+                    bad.push((id, error));
+                    SnapshotFound::Bad { detail }
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        decisions.push(Decision::new(id.file(WHOLE), Found::Snapshot(found)));
+    }
+    Ok(Survey {
+        snapshots,
+        newest,
+        bad,
+        unfinished,
+        decisions,
+    })
+}
+
+fn read_all<D: Dir>(
+    snapshots: &Snapshots<D>,
+    id: SnapshotId,
+) -> Result<SnapshotMeta, StorageError> {
+    let mut reader = snapshots.open(id)?;
+    reader.verify_rest()?;
+    Ok(reader.meta().clone())
+}
+
+/// The file is bad, or the medium does not give it back; not a file of another build or owner, and no trouble beside it.
+fn is_damage(error: &StorageError) -> bool {
+    match error {
+        StorageError::Snapshot { .. } => true,
+        StorageError::Io { op, .. } => *op == "read",
+        _ => false,
+    }
+}
+
+impl<D: Dir> Survey<D> {
+    /// For the message of whoever misses a snapshot.
+    pub(crate) fn bad_ones(&self) -> String {
+        let say = |(_, error): &(SnapshotId, StorageError)| format!("; {error}");
+        self.bad.iter().map(say).collect()
+    }
+
+    /// Puts what is bad aside and removes what was not finished.
+    pub(crate) fn settle(&mut self) -> Result<Vec<Decision>, StorageError> {
+        // The newest comes last, and so is the one that is kept.
+        for (id, _) in self.bad.iter().rev() {
+            self.snapshots.reject(*id)?;
+        }
+        let shared = &self.snapshots.shared;
+        for name in &self.unfinished {
+            shared.remove(name)?;
+        }
+        if !self.unfinished.is_empty() {
+            shared.sync_names()?;
+        }
+        self.decisions.sort_by(|a, b| a.file.cmp(&b.file));
+        Ok(std::mem::take(&mut self.decisions))
+    }
+}

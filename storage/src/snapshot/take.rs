@@ -1,0 +1,193 @@
+//! Writing a snapshot: header, chunk by chunk, footer, flush, rename, flush of the folder.
+
+use std::io::{self, IoSlice, Write};
+use std::mem;
+use std::sync::Arc;
+
+use super::format::{
+    FOOTER_LEN, Footer, Header, MOST_MEMBERS, chunk_crc, chunk_head, digest, header_crc,
+};
+use super::store::Shared;
+use super::{FOLDER, SYNC_EVERY, SnapshotId, SnapshotMeta, UNFINISHED};
+use crate::error::{Doing, StorageError};
+use crate::file::{Dir, File};
+use crate::record::u32_at;
+
+/// A snapshot being written. What is written here counts when [`SnapshotFile::finish`] has said so; dropped before, its
+/// file is removed.
+#[derive(Debug)]
+pub struct SnapshotFile<D: Dir> {
+    shared: Arc<Shared<D>>,
+    name: String,
+    file: D::File,
+    meta: SnapshotMeta,
+    header_crc: u32,
+    /// Where the next piece goes, and what of that is certainly durable.
+    at: u64,
+    synced: u64,
+    /// Number of the next chunk.
+    number: u64,
+    digest: u32,
+    payload_bytes: u64,
+    /// The chunk that is being filled.
+    buffer: Vec<u8>,
+    failed: Option<StorageError>,
+    finished: bool,
+}
+
+impl<D: Dir> SnapshotFile<D> {
+    pub(super) fn create(
+        shared: Arc<Shared<D>>,
+        meta: &SnapshotMeta,
+    ) -> Result<SnapshotFile<D>, StorageError> {
+        let number = {
+            let mut shelf = shared.shelf();
+            shelf.taken += 1;
+            shelf.taken
+        };
+        let name = format!("{FOLDER}/taking-{number}.{UNFINISHED}");
+        let path = shared.path(&name);
+        if meta.members.len() > MOST_MEMBERS {
+            let len = meta.members.len();
+            let detail =
+                format!("the members take {len} bytes, at most {MOST_MEMBERS} are allowed");
+            return Err(StorageError::snapshot(&path, None, detail));
+        }
+        let header = Header {
+            cluster_id: shared.owner.cluster_id,
+            group_id: shared.owner.group_id,
+            chunk_bytes: shared.chunk_bytes,
+            meta: meta.clone(),
+        };
+        let header = header.encode();
+        let header_crc = header_crc(&header);
+        let file = shared.dir.create_empty(&name).doing("create", &path)?;
+        let buffer = Vec::with_capacity(shared.chunk_bytes as usize);
+        // From here on the file is removed when something goes wrong.
+        let mut taking = SnapshotFile {
+            shared,
+            name,
+            file,
+            meta: meta.clone(),
+            header_crc,
+            at: 0,
+            synced: 0,
+            number: 0,
+            digest: digest(0, header_crc),
+            payload_bytes: 0,
+            buffer,
+            failed: None,
+            finished: false,
+        };
+        taking.append(&mut [IoSlice::new(&header)])?;
+        Ok(taking)
+    }
+
+    /// Bytes of the state written so far.
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload_bytes + self.buffer.len() as u64
+    }
+
+    /// Makes it durable and lets it count.
+    ///
+    /// # Errors
+    /// The medium failed or is full, now or at an earlier write: there is no such snapshot then.
+    pub fn finish(mut self) -> Result<SnapshotId, StorageError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        if !self.buffer.is_empty() {
+            let rest = mem::take(&mut self.buffer);
+            self.write_chunk(&rest)?;
+        }
+        let footer = Footer {
+            digest: self.digest,
+            chunk_count: self.number,
+            payload_bytes: self.payload_bytes,
+        };
+        self.append(&mut [IoSlice::new(&footer.encode())])?;
+        debug_assert!(self.at >= FOOTER_LEN as u64);
+        let id = SnapshotId {
+            index: self.meta.index,
+            term: self.meta.term,
+            bytes: self.at,
+            digest: self.digest,
+        };
+        self.shared.sync_file(&self.file)?;
+        self.shared.publish(&self.name, id)?;
+        self.finished = true;
+        Ok(id)
+    }
+
+    fn write_chunk(&mut self, payload: &[u8]) -> Result<(), StorageError> {
+        let head = chunk_head(self.header_crc, self.number, payload);
+        debug_assert_eq!(
+            u32_at(&head, 4),
+            chunk_crc(self.header_crc, self.number, payload.len() as u32, payload)
+        );
+        self.append(&mut [IoSlice::new(&head), IoSlice::new(payload)])?;
+        self.digest = digest(self.digest, u32_at(&head, 4));
+        self.number += 1;
+        self.payload_bytes += payload.len() as u64;
+        Ok(())
+    }
+
+    fn append(&mut self, parts: &mut [IoSlice<'_>]) -> Result<(), StorageError> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let (file, at) = (&self.file, self.at);
+        file.write_parts_at(at, parts)
+            .doing_at("write", file.path(), at)?;
+        self.at += len as u64;
+        if self.at - self.synced >= SYNC_EVERY {
+            self.shared.sync_file(&self.file)?;
+            self.synced = self.at;
+        }
+        Ok(())
+    }
+
+    /// Writes full chunks as they come, and keeps the rest.
+    fn take(&mut self, bytes: &[u8]) -> Result<usize, StorageError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        let chunk_bytes = self.shared.chunk_bytes as usize;
+        if self.buffer.is_empty() && bytes.len() >= chunk_bytes {
+            self.write_chunk(&bytes[..chunk_bytes])?;
+            return Ok(chunk_bytes);
+        }
+        let taken = bytes.len().min(chunk_bytes - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..taken]);
+        if self.buffer.len() == chunk_bytes {
+            let mut full = mem::take(&mut self.buffer);
+            self.write_chunk(&full)?;
+            full.clear();
+            self.buffer = full;
+        }
+        Ok(taken)
+    }
+}
+
+impl<D: Dir> Write for SnapshotFile<D> {
+    /// # Errors
+    /// The medium failed or is full: then every later call, and [`SnapshotFile::finish`], gives the same error.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.take(bytes).map_err(|e| {
+            self.failed = Some(e.clone());
+            e.into_io()
+        })
+    }
+
+    /// Does nothing: what is written counts with [`SnapshotFile::finish`].
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<D: Dir> Drop for SnapshotFile<D> {
+    fn drop(&mut self) {
+        if !self.finished {
+            // It means nothing, and if this fails the next start removes it.
+            let _ = self.shared.dir.remove(&self.name);
+        }
+    }
+}
