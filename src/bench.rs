@@ -45,6 +45,8 @@ impl Trio {
                 base_term: 0,
                 term_runs: Vec::new(),
                 last_index: 0,
+                committed: 0,
+                heal: None,
                 membership: Membership::of_voters(vec![1, 2, 3]),
             };
             Core::new(settings, restored, 0)

@@ -139,6 +139,23 @@ pub struct Config {
     /// Entries that a leader has appended and not yet committed; beyond it no proposal is taken from the ring.
     /// Default: 64 MiB.
     pub max_uncommitted_bytes: usize,
+
+    /// A snapshot is taken when this much of the log has been applied since the last one, if the state machine takes any.
+    /// The directory then holds about two snapshots and three times this. 0: not by bytes. Default: 256 MiB.
+    pub snapshot_every_bytes: u64,
+    /// Likewise after so many entries. 0: not by entries. Default: 0.
+    pub snapshot_every_entries: u64,
+    /// Likewise after so long, if anything was applied; the first time after a part of it that chance decides, so that the
+    /// nodes do not do it at once. Zero: not by time. Default: zero.
+    pub snapshot_every: Duration,
+    /// Entries before the newest snapshot that stay in the log, for followers that are only a little behind.
+    /// Default: 65,536.
+    pub log_tail_entries: u64,
+    /// Bytes of a snapshot on their way to one follower. Default: 4 MiB. Minimum: 1 KiB.
+    pub snapshot_window_bytes: usize,
+    /// The most that is written, and the most that is sent, of snapshots in a second, in bytes. 0: as fast as it goes.
+    /// Default: 0.
+    pub snapshot_bytes_per_second: u64,
 }
 
 impl Config {
@@ -171,6 +188,12 @@ impl Config {
             max_inflight_messages: 256,
             max_inflight_bytes: 8 << 20,
             max_uncommitted_bytes: 64 << 20,
+            snapshot_every_bytes: 256 << 20,
+            snapshot_every_entries: 0,
+            snapshot_every: Duration::ZERO,
+            log_tail_entries: 64 << 10,
+            snapshot_window_bytes: 4 << 20,
+            snapshot_bytes_per_second: 0,
         }
     }
 
@@ -254,6 +277,12 @@ impl Config {
             return wrong(format!(
                 "max_uncommitted_bytes: {} is less than max_batch_bytes ({})",
                 self.max_uncommitted_bytes, self.max_batch_bytes
+            ));
+        }
+        if self.snapshot_window_bytes < 1 << 10 {
+            return wrong(format!(
+                "snapshot_window_bytes: {} is under the minimum of 1 KiB",
+                self.snapshot_window_bytes
             ));
         }
         if self.proposal_timeout < self.election_timeout {

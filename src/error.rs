@@ -34,6 +34,10 @@ pub enum ProposeError {
     /// The outcome is not known: the command may have been applied, or may still be. The only answer that must
     /// not be repeated blindly.
     Unknown,
+    /// A snapshot is being taken already.
+    SnapshotRunning,
+    /// No snapshot was taken: [`Status::snapshot`](crate::Status::snapshot) says why.
+    NoSnapshot,
     /// The node has stopped, or is stopping; nothing was appended. [`Status::error`](crate::Status::error) says why.
     Stopped,
 }
@@ -72,6 +76,8 @@ impl fmt::Display for ProposeError {
             Self::Unknown => {
                 f.write_str("outcome unknown: it may have been applied, or may still be")
             }
+            Self::SnapshotRunning => f.write_str("a snapshot is being taken already"),
+            Self::NoSnapshot => f.write_str("no snapshot was taken; the status says why"),
             Self::Stopped => f.write_str("the node has stopped; nothing was appended"),
         }
     }

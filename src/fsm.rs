@@ -119,11 +119,16 @@ pub struct Batch<'a> {
     records: &'a [u8],
     /// Where in them the next one begins.
     at: usize,
+    /// Of the last one that was taken.
     last: Index,
+    term: Term,
+    time_us: u64,
     open: Option<(Token, Index)>,
     reply: &'a mut Vec<u8>,
     table: &'a Table,
     own_origin: u64,
+    /// A snapshot is to be taken before the next command.
+    snapshot: bool,
 }
 
 impl std::fmt::Debug for Batch<'_> {
@@ -148,10 +153,13 @@ impl<'a> Batch<'a> {
             records,
             at: 0,
             last: 0,
+            term: 0,
+            time_us: 0,
             open: None,
             reply,
             table,
             own_origin,
+            snapshot: false,
         }
     }
 
@@ -160,13 +168,16 @@ impl<'a> Batch<'a> {
     #[allow(clippy::should_implement_trait)] // It lends: an `Iterator` could not.
     pub fn next(&mut self) -> Option<(Entry<'_>, &mut Vec<u8>)> {
         self.answer();
+        if self.snapshot {
+            return None;
+        }
         let record = record::peek(&self.records[self.at..]).ok()?;
         let header = record.header;
         if header.kind != KIND_COMMAND {
             return None;
         }
         self.at += record.bytes.len();
-        self.last = header.index;
+        (self.last, self.term, self.time_us) = (header.index, header.term, header.time_us);
         let local = header.origin == self.own_origin;
         self.open = local.then_some((Token(header.token), header.index));
         let entry = Entry {
@@ -180,6 +191,13 @@ impl<'a> Batch<'a> {
         Some((entry, self.reply))
     }
 
+    /// Asks for a snapshot of the state as it is after the last command that was taken, exactly: the batch ends there, and
+    /// what follows comes in another one. On every node, then, a snapshot of this index; one that is still being written
+    /// when it is asked for is finished instead, and this one is not taken.
+    pub fn snapshot_here(&mut self) {
+        self.snapshot = self.last > 0;
+    }
+
     fn answer(&mut self) {
         if let Some((token, index)) = self.open.take() {
             self.table.complete(token, Ok(index), self.reply);
@@ -187,9 +205,27 @@ impl<'a> Batch<'a> {
         self.reply.clear();
     }
 
-    /// Ends the batch: how many bytes of records were taken, and the index of the last one.
-    pub(crate) fn finish(mut self) -> (usize, Index) {
+    /// Ends the batch.
+    pub(crate) fn finish(mut self) -> Taken {
         self.answer();
-        (self.at, self.last)
+        Taken {
+            bytes: self.at,
+            last: self.last,
+            term: self.term,
+            time_us: self.time_us,
+            snapshot: self.snapshot,
+        }
     }
+}
+
+/// What was taken of a batch.
+pub(crate) struct Taken {
+    /// Bytes of records.
+    pub(crate) bytes: usize,
+    /// The index of the last one, its term and time; zeros for none.
+    pub(crate) last: Index,
+    pub(crate) term: Term,
+    pub(crate) time_us: u64,
+    /// A snapshot of exactly this was asked for.
+    pub(crate) snapshot: bool,
 }

@@ -26,6 +26,7 @@ pub fn reread(kind: u8, head: &[u8]) -> Option<Reread> {
             (kind, head.as_ref().to_vec())
         }
         Frame::Forward { term, origin } => (kind, wire::forward(term, origin).as_ref().to_vec()),
+        Frame::Snapshot(parcel) => (kind, wire::parcel(parcel).as_ref().to_vec()),
         Frame::Refused => (kind, wire::forward(0, 0).as_ref().to_vec()),
     };
     Some(Reread { kind, head, text })
@@ -164,6 +165,8 @@ impl Lone {
             base_term: 0,
             term_runs: vec![(1, 1), (3, 4)],
             last_index: Self::LAST,
+            committed: 0,
+            heal: None,
             membership: Membership::of_voters(vec![1, 2, 3]),
         };
         Self {

@@ -76,7 +76,7 @@ pub use fsm::{Batch, Entry, SnapshotWriter, StateMachine};
 pub use node::{Consistency, Driver, Node};
 pub use pending::{Pending, Reply};
 pub use ringbuf::Notify;
-pub use status::{HopStatus, PeerStatus, RingStatus, Role, Status};
+pub use status::{HopStatus, PeerStatus, RingStatus, Role, SnapshotStatus, Status, TransferStatus};
 
 /// A place in the log; the first entry has 1.
 pub type Index = u64;

@@ -96,8 +96,8 @@ impl Node {
         let config = config.checked()?;
         let graph = graph::build(|| bind(&config), &config, Box::new(machine))?;
         let (shared, propose) = (graph.shared.clone(), graph.propose.clone());
-        let driver = graph.drive(&config);
-        Ok((Self::new(shared, propose, &config, Vec::new()), driver))
+        let (driver, threads) = graph.drive(&config)?;
+        Ok((Self::new(shared, propose, &config, threads), driver))
     }
 
     pub(crate) fn new(
@@ -183,6 +183,30 @@ impl Node {
         self.inner.read(outbox.0, tag, query, how).map(drop)
     }
 
+    /// Takes a snapshot of what this node has applied, unless nothing was applied since the last one. The answer comes when
+    /// it is on disk and has been read back, however long that takes: its index is what it stands for.
+    ///
+    /// # Errors
+    /// `Busy`, `Stopped` at once; later `SnapshotRunning` when one is being taken already, and `NoSnapshot` when it could
+    /// not be.
+    pub fn snapshot(&self) -> Result<Pending, ProposeError> {
+        if self.inner.shared.stop() != Stop::No {
+            return Err(ProposeError::Stopped);
+        }
+        let shared = &self.inner.shared;
+        // No sweep for what has waited too long may find it.
+        let token = shared
+            .table
+            .take(WAITING_CALLER, 0, u64::MAX, &[])
+            .ok_or(ProposeError::Busy)?;
+        if !shared.desk.call(token) {
+            shared.table.untake(token);
+            return Err(ProposeError::Busy);
+        }
+        self.inner.answer_if_ended(token);
+        Ok(self.pending(token))
+    }
+
     fn pending(&self, token: Token) -> Pending {
         Pending::new(self.inner.shared.table.clone(), token)
     }
@@ -214,6 +238,7 @@ impl Node {
             applied: marks.applied.load(Ordering::Acquire),
             committed: marks.committed.load(Ordering::Acquire),
             durable: marks.durable.load(Ordering::Acquire),
+            first: marks.first.load(Ordering::Acquire),
             last: marks.last.load(Ordering::Acquire),
             flushes: marks.flushes.load(Ordering::Relaxed),
             flushed_entries: marks.flushed_entries.load(Ordering::Relaxed),
@@ -235,6 +260,8 @@ impl Node {
                 Vec::new()
             },
             hops: shared.hops.status(),
+            snapshot: shared.snapshots().clone(),
+            healing: shared.healing.load(Ordering::Acquire),
             error: shared.fault(),
         }
     }

@@ -352,6 +352,14 @@ impl Table {
         });
     }
 
+    /// Answers every request that was handed to a leader of `term` or an earlier one: the state is that of a snapshot with
+    /// a last entry of `term`, and what is in it came without its replies.
+    pub(crate) fn leave_to_snapshot(&self, term: u64) {
+        self.sweep(|slot| {
+            (slot.term.load(Ordering::Acquire) <= term).then_some(ProposeError::Unknown)
+        });
+    }
+
     /// When a request was taken.
     pub(crate) fn since_us(&self, token: Token) -> u64 {
         self.slots[token.slot()].since_us.load(Ordering::Relaxed)

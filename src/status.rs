@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use storage::SnapshotId;
+
 use crate::{Fault, Index, NodeId, Term};
 
 /// What a node is in its term.
@@ -41,6 +43,8 @@ pub struct Status {
     pub term: Term,
     /// Who leads this term, as far as it knows.
     pub leader: Option<NodeId>,
+    /// The first entry that its log still has.
+    pub first: Index,
     /// The last entry it has, durable or not.
     pub last: Index,
     /// The last entry that its own disk holds for certain.
@@ -63,6 +67,10 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Where the time of commands went that were proposed on this node while it led, in the last ten to twenty seconds.
     pub hops: Vec<HopStatus>,
+    /// Its snapshots, and those on their way.
+    pub snapshot: SnapshotStatus,
+    /// Whether it lost records that it had acknowledged, and gets them back from its peers: until then it has no vote.
+    pub healing: bool,
     /// Why it stopped promising, when it did.
     pub error: Option<Fault>,
 }
@@ -79,6 +87,66 @@ pub struct RingStatus {
     pub depth: usize,
     /// How often a writer found it full.
     pub full: u64,
+}
+
+/// A node's snapshots.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct SnapshotStatus {
+    /// The newest one stands for everything up to here; 0 when there is none.
+    pub index: Index,
+    /// The length of its file.
+    pub bytes: u64,
+    /// What all snapshots take on disk, also those that are not finished.
+    pub disk_bytes: u64,
+    /// How many this process has taken, and when the last of them was finished, in microseconds since the Unix epoch.
+    pub taken: u64,
+    /// See `taken`; 0 when it has taken none.
+    pub taken_unix_us: u64,
+    /// How many this process has received and restored.
+    pub restored: u64,
+    /// Bytes written of the one that is being taken.
+    pub taking: Option<u64>,
+    /// The one that is being received.
+    pub receiving: Option<TransferStatus>,
+    /// Those that are being sent.
+    pub sending: Vec<TransferStatus>,
+    /// What went wrong last, and not since.
+    pub trouble: Option<String>,
+}
+
+/// A snapshot on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransferStatus {
+    /// To or from whom.
+    pub peer: NodeId,
+    /// What it stands for.
+    pub index: Index,
+    /// How much is there.
+    pub bytes: u64,
+    /// Of how much.
+    pub of_bytes: u64,
+    /// On the average since it began.
+    pub bytes_per_second: u64,
+}
+
+impl SnapshotStatus {
+    pub(crate) fn keep(&mut self, newest: Option<SnapshotId>, disk_bytes: u64) {
+        (self.index, self.bytes) = newest.map_or((0, 0), |id| (id.index, id.bytes));
+        self.disk_bytes = disk_bytes;
+    }
+
+    pub(crate) fn finish_taking(&mut self, unix_us: u64) {
+        self.taking = None;
+        self.trouble = None;
+        self.taken += 1;
+        self.taken_unix_us = unix_us;
+    }
+
+    pub(crate) fn failed(&mut self, index: Index, why: &dyn fmt::Display) {
+        self.trouble = Some(format!("snapshot of everything up to {index}: {why}"));
+    }
 }
 
 /// A peer, as the leader sees it.

@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use storage::SnapshotId;
+
+use crate::Member;
+use crate::flow::transfer::Parcel;
 use crate::raft::{Append, Message, Outcome};
 
 /// A command of the user, in `record::Header::kind`.
@@ -21,6 +25,9 @@ const READ_INDEX_REPLY: u8 = 8;
 pub(crate) const FORWARD: u8 = 9;
 /// Those of them that were not appended.
 pub(crate) const REFUSED: u8 = 10;
+
+/// What is said about snapshots, and their parts.
+pub(crate) const SNAPSHOT: u8 = 11;
 
 /// The longest that an embedder may attach to a follower's answers.
 pub(crate) const MAX_ATTACHED: usize = 64;
@@ -139,6 +146,59 @@ pub(crate) fn forward(term: u64, origin: u64) -> Head {
     head
 }
 
+/// The head of what is said about a snapshot.
+pub(crate) fn parcel(parcel: Parcel) -> Head {
+    let (step, id, offset) = match parcel {
+        Parcel::Offer { id } => (0, id, 0),
+        Parcel::Want { id, offset } => (1, id, offset),
+        Parcel::Chunk { id, offset } => (2, id, offset),
+        Parcel::Have { id, offset } => (3, id, offset),
+        Parcel::Done { id } => (4, id, 0),
+        Parcel::Busy { id } => (5, id, 0),
+        Parcel::Refused { id } => (6, id, 0),
+    };
+    let mut head = Head::default();
+    let digest = u64::from(id.digest);
+    head.u64s([step, id.index, id.term, id.bytes, digest, offset]);
+    head
+}
+
+fn decode_parcel(head: &[u8]) -> Result<Parcel, HeadError> {
+    let kind = SNAPSHOT;
+    let [step, index, term, bytes, digest, offset] = exactly(kind, head)?;
+    let digest = u32::try_from(digest).map_err(|_| HeadError::Value { kind })?;
+    let id = SnapshotId {
+        index,
+        term,
+        bytes,
+        digest,
+    };
+    Ok(match step {
+        0 => Parcel::Offer { id },
+        1 => Parcel::Want { id, offset },
+        2 => Parcel::Chunk { id, offset },
+        3 => Parcel::Have { id, offset },
+        4 => Parcel::Done { id },
+        5 => Parcel::Busy { id },
+        6 => Parcel::Refused { id },
+        _ => return Err(HeadError::Value { kind }),
+    })
+}
+
+/// The membership as it stands in a snapshot: `(id, role, length of the address)` and the address, for each.
+pub(crate) fn members(members: &[Member]) -> Vec<u8> {
+    const VOTER: u8 = 0;
+    let mut out = Vec::new();
+    for member in members {
+        let len = u16::try_from(member.addr.len()).unwrap_or(u16::MAX);
+        out.extend_from_slice(&member.id.0.to_le_bytes());
+        out.push(VOTER);
+        out.extend_from_slice(&len.to_le_bytes());
+        out.extend_from_slice(&member.addr.as_bytes()[..usize::from(len)]);
+    }
+    out
+}
+
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Frame<'a> {
@@ -151,6 +211,7 @@ pub(crate) enum Frame<'a> {
         origin: u64,
     },
     Refused,
+    Snapshot(Parcel),
 }
 
 /// Why a head is none that this version knows.
@@ -267,6 +328,7 @@ pub(crate) fn decode(kind: u8, head: &[u8]) -> Result<Frame<'_>, HeadError> {
             let [_, _] = exactly(kind, head)?;
             return Ok(Frame::Refused);
         }
+        SNAPSHOT => return decode_parcel(head).map(Frame::Snapshot),
         other => return Err(HeadError::Kind(other)),
     };
     Ok(Frame::Message {
@@ -388,6 +450,25 @@ mod tests {
             decode(FORWARD, forward(7, 5).as_ref()),
             Ok(Frame::Forward { term: 7, origin: 5 })
         );
+        let id = SnapshotId {
+            index: 9,
+            term: 3,
+            bytes: 1 << 33,
+            digest: u32::MAX,
+        };
+        let offset = 1 << 32;
+        for what in [
+            Parcel::Offer { id },
+            Parcel::Want { id, offset },
+            Parcel::Chunk { id, offset },
+            Parcel::Have { id, offset },
+            Parcel::Done { id },
+            Parcel::Busy { id },
+            Parcel::Refused { id },
+        ] {
+            let head = parcel(what);
+            assert_eq!(decode(SNAPSHOT, head.as_ref()), Ok(Frame::Snapshot(what)));
+        }
     }
 
     #[test]

@@ -43,6 +43,7 @@ impl<D: Dir> Append<D> {
     ) -> Self {
         advance(&shared.marks.last, log.last());
         advance(&shared.marks.durable, log.durable());
+        advance(&shared.marks.first, log.first());
         Self {
             log,
             entries,
@@ -112,8 +113,12 @@ impl<D: Dir> Append<D> {
                     term,
                     voted_for: vote,
                 }),
+                Write::Install { index, term } => log.reset_to(index, term),
+                Write::Healed => unreachable!("no log is opened with a loss"),
+                Write::Purge { before } => log.purge_before(before).map(drop),
             };
             match done {
+                Ok(()) if matches!(entry.write, Write::Purge { .. }) => Take::Taken,
                 Ok(()) => {
                     assert!(*written < entry.seq, "write {} after {written}", entry.seq);
                     *written = entry.seq;
@@ -128,6 +133,7 @@ impl<D: Dir> Append<D> {
         if taken > 0 {
             let last = self.log.last();
             self.shared.hops.pass(Stamp::Written, last);
+            advance(&self.shared.marks.first, self.log.first());
             self.network.wake(); // Appends that waited for these entries can be sent.
         }
         failed.map_or(Ok(taken), Err)

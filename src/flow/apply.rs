@@ -4,22 +4,29 @@
 //! machine sees the records where they lie in the mapped segment. Reads wait in their ring until what they must see is
 //! applied.
 //!
+//! Snapshots are captured here, between two batches; writing them is the saver's. When the state is to be replaced by one,
+//! the machine itself goes to the saver, and nothing is applied or read until it is back.
+//!
 //! Invariant: an entry is given to the state machine at most once per process, whatever the state machine does.
 
 use std::any::Any;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ringbuf::{Receiver, Take};
+use ringbuf::{Receiver, Take, Waker};
 use storage::Reader;
+use storage::SnapshotMeta;
 use storage::record::{self, Header};
 
+use crate::flow::desk::{Job, Returned};
 use crate::flow::hops::Stamp;
+use crate::flow::occasion::Occasion;
 use crate::flow::rings::{AtIndex, ToApply, advance};
 use crate::flow::shared::Shared;
-use crate::fsm::Batch;
+use crate::fsm::{Batch, Taken};
 use crate::pending::Token;
 use crate::wire::{KIND_COMMAND, KIND_TERM_START};
 use crate::{Fault, Index, ProposeError, StateMachine, Term};
@@ -28,31 +35,57 @@ use crate::{Fault, Index, ProposeError, StateMachine, Term};
 const APPLY_BYTES: u64 = 256 << 10;
 
 pub(crate) struct Apply {
-    machine: Box<dyn StateMachine>,
+    /// `None` while the saver has it.
+    machine: Option<Box<dyn StateMachine>>,
     reader: Reader,
     at_index: Receiver<ToApply>,
     shared: Arc<Shared>,
+    consensus: Waker,
     applied: Index,
+    /// Of the last entry that was applied.
+    term: Term,
+    time_us: u64,
+    members: Vec<u8>,
+    occasion: Occasion,
     leading: Option<Term>,
     reply: Vec<u8>,
     proposal_timeout_us: u64,
     next_sweep_us: u64,
 }
 
+/// What the stage begins with: a machine, what is in it, and since when it owes a snapshot.
+pub(crate) struct Begun {
+    pub(crate) machine: Box<dyn StateMachine>,
+    pub(crate) state: SnapshotMeta,
+    pub(crate) occasion: Occasion,
+}
+
 impl Apply {
     pub(crate) fn new(
-        machine: Box<dyn StateMachine>,
+        begun: Begun,
         reader: Reader,
         at_index: Receiver<ToApply>,
         shared: Arc<Shared>,
+        consensus: Waker,
         proposal_timeout: Duration,
     ) -> Self {
-        Self {
+        let Begun {
             machine,
+            state,
+            occasion,
+        } = begun;
+        advance(&shared.marks.applied, state.index);
+        Self {
+            machine: Some(machine),
             reader,
             at_index,
             shared,
-            applied: 0,
+            consensus,
+            applied: state.index,
+            term: state.term,
+            time_us: state.time_us,
+            members: state.members,
+            occasion,
             leading: None,
             reply: Vec::with_capacity(4 << 10),
             proposal_timeout_us: u64::try_from(proposal_timeout.as_micros()).unwrap_or(u64::MAX),
@@ -61,8 +94,12 @@ impl Apply {
     }
 
     pub(crate) fn poll(&mut self, now_us: u64) -> Result<usize, Fault> {
-        let mut work = self.apply_committed()?;
-        work += self.reach()?;
+        let mut work = self.exchange(now_us)?;
+        if self.machine.is_some() {
+            work += self.apply_committed(now_us)?;
+            work += self.reach()?;
+            work += self.snapshots(now_us)?;
+        }
         if now_us >= self.next_sweep_us {
             self.next_sweep_us = now_us + self.sweep_every_us();
             self.shared
@@ -78,10 +115,15 @@ impl Apply {
 
     /// Requests that wait are looked through from time to time; without any there is nothing to wake for.
     pub(crate) fn deadline_us(&self) -> u64 {
-        if self.shared.nothing_pending() {
+        let sweep = if self.shared.nothing_pending() {
             u64::MAX
         } else {
             self.next_sweep_us
+        };
+        if self.shared.desk.is_taking() {
+            sweep
+        } else {
+            sweep.min(self.occasion.deadline_us(self.applied))
         }
     }
 
@@ -94,6 +136,13 @@ impl Apply {
     }
 
     pub(crate) fn has_work(&mut self) -> bool {
+        let desk = &self.shared.desk;
+        if self.machine.is_none() {
+            return desk.has_back();
+        }
+        if self.behind().is_some() || desk.has_calls() {
+            return true;
+        }
         // A read whose index is not applied yet is woken for by the commit index.
         self.applied < self.target() || {
             let Self {
@@ -111,20 +160,23 @@ impl Apply {
         }
     }
 
-    fn apply_committed(&mut self) -> Result<usize, Fault> {
+    fn apply_committed(&mut self, now_us: u64) -> Result<usize, Fault> {
         let before = self.applied;
         let target = self.target();
+        if self.behind().is_some() {
+            return Ok(0); // What is committed by now may not be what the log holds.
+        }
         while self.applied < target {
             let first = self.applied + 1;
-            let slice = self
-                .reader
-                .slice(first, target, APPLY_BYTES)
-                .unwrap_or_else(|| {
-                    panic!(
-                        "entry {first} is committed (to {target}) and written, but not in the log"
-                    )
-                });
-            self.apply_records(slice.as_ref())?;
+            let Some(slice) = self.reader.slice(first, target, APPLY_BYTES) else {
+                assert!(
+                    self.behind().is_some(),
+                    "entry {first} is committed (to {target}) and written, but not in the log"
+                );
+                break; // A snapshot takes the place of the log, and of the state.
+            };
+            self.apply_records(slice.as_ref(), now_us)?;
+            self.occasion.applied(slice.len() as u64);
             assert_eq!(self.applied, slice.last(), "the whole slice is applied");
             advance(&self.shared.marks.applied, self.applied);
             self.shared.hops.pass(Stamp::Applied, self.applied);
@@ -135,7 +187,7 @@ impl Apply {
         Ok((self.applied - before) as usize)
     }
 
-    fn apply_records(&mut self, mut records: &[u8]) -> Result<(), Fault> {
+    fn apply_records(&mut self, mut records: &[u8], now_us: u64) -> Result<(), Fault> {
         while !records.is_empty() {
             let record = record::peek(records).unwrap_or_else(|error| {
                 panic!(
@@ -150,9 +202,9 @@ impl Apply {
                 "entries are applied in order"
             );
             let taken = match header.kind {
-                KIND_COMMAND => self.apply_commands(records)?,
+                KIND_COMMAND => self.apply_commands(records, now_us)?,
                 KIND_TERM_START => {
-                    let machine = &mut self.machine;
+                    let machine = here(&mut self.machine);
                     let Header {
                         term,
                         index,
@@ -162,7 +214,7 @@ impl Apply {
                     guard("new_term", index, || machine.new_term(term, index, time_us))?;
                     // Everything of earlier terms that is in the log at all is applied by now.
                     self.shared.table.replace_before(term);
-                    self.applied = index;
+                    (self.applied, self.term, self.time_us) = (index, term, time_us);
                     record.bytes.len()
                 }
                 kind => {
@@ -178,14 +230,14 @@ impl Apply {
     }
 
     /// Hands the commands at the beginning of `records` to the state machine; returns their bytes.
-    fn apply_commands(&mut self, records: &[u8]) -> Result<usize, Fault> {
+    fn apply_commands(&mut self, records: &[u8], now_us: u64) -> Result<usize, Fault> {
         let mut batch = Batch::new(
             records,
             &mut self.reply,
             &self.shared.table,
             self.shared.origin,
         );
-        let machine = &mut self.machine;
+        let machine = here(&mut self.machine);
         let outcome = catch_unwind(AssertUnwindSafe(|| machine.apply(&mut batch)));
         let after = self.applied;
         match outcome {
@@ -202,17 +254,124 @@ impl Apply {
                 )));
             }
         }
-        let (taken, last) = batch.finish();
+        let Taken {
+            bytes,
+            last,
+            term,
+            time_us,
+            snapshot,
+        } = batch.finish();
         let untaken =
-            record::peek(&records[taken..]).is_ok_and(|next| next.header.kind == KIND_COMMAND);
-        if untaken {
+            record::peek(&records[bytes..]).is_ok_and(|next| next.header.kind == KIND_COMMAND);
+        if untaken && !snapshot {
             return Err(machine_fault(&format!(
                 "apply returned and left commands after index {} untaken",
                 last.max(after)
             )));
         }
-        self.applied = last;
-        Ok(taken)
+        (self.applied, self.term, self.time_us) = (last, term, time_us);
+        if snapshot && !self.shared.desk.is_taking() {
+            self.capture(now_us, None)?;
+        }
+        Ok(bytes)
+    }
+
+    /// The index of the snapshot that is to replace the state, if it is behind it.
+    fn behind(&self) -> Option<Index> {
+        let restore = self.shared.marks.restore.load(Ordering::Acquire);
+        (restore > self.applied).then_some(restore)
+    }
+
+    /// Gives the machine to the saver when its state is to be replaced, and takes it back.
+    fn exchange(&mut self, now_us: u64) -> Result<usize, Fault> {
+        if let Some(index) = self.behind()
+            && let Some(machine) = self.machine.take()
+        {
+            self.shared.desk.give(Job::Restore { machine, index });
+            return Ok(1);
+        }
+        let Some(Returned { machine, outcome }) = self.shared.desk.take_back() else {
+            return Ok(0);
+        };
+        self.machine = Some(machine);
+        let state = outcome.map_err(|why| machine_fault(&why))?;
+        let SnapshotMeta {
+            index,
+            term,
+            time_us,
+            ..
+        } = state;
+        tracing::info!(
+            node = self.shared.id.0,
+            index,
+            term,
+            "the state is that of a snapshot"
+        );
+        (self.applied, self.term, self.time_us) = (index, term, time_us);
+        self.occasion.past(index, now_us);
+        // What was handed to a leader of these terms may be in the snapshot or not: its reply is lost.
+        self.shared.table.leave_to_snapshot(term);
+        advance(&self.shared.marks.applied, index);
+        self.shared.snapshots().restored += 1;
+        self.consensus.wake();
+        Ok(1)
+    }
+
+    /// Takes a snapshot when one is due, or was asked for.
+    fn snapshots(&mut self, now_us: u64) -> Result<usize, Fault> {
+        let shared = self.shared.clone();
+        let mut work = 0;
+        while let Some(caller) = shared.desk.next_call() {
+            work += 1;
+            if shared.desk.is_taking() {
+                let running = Err(ProposeError::SnapshotRunning);
+                shared.table.complete(caller, running, &[]);
+            } else if self.occasion.is_news(self.applied) {
+                self.capture(now_us, Some(caller))?;
+            } else {
+                shared.table.complete(caller, Ok(self.applied), &[]);
+            }
+        }
+        if self.occasion.is_due(self.applied, now_us) && !shared.desk.is_taking() {
+            self.capture(now_us, None)?;
+            work += 1;
+        }
+        Ok(work)
+    }
+
+    fn capture(&mut self, now_us: u64, caller: Option<Token>) -> Result<(), Fault> {
+        let machine = here(&mut self.machine);
+        let mut captured = Err(io::ErrorKind::Unsupported.into());
+        guard("snapshot", self.applied, || captured = machine.snapshot())?;
+        let writer = match captured {
+            Ok(writer) => writer,
+            Err(error) => {
+                if error.kind() == io::ErrorKind::Unsupported {
+                    self.occasion.give_up();
+                } else {
+                    self.occasion.past(self.applied, now_us);
+                }
+                self.shared.snapshots().failed(self.applied, &error);
+                if let Some(caller) = caller {
+                    let none = Err(ProposeError::NoSnapshot);
+                    self.shared.table.complete(caller, none, &[]);
+                }
+                return Ok(());
+            }
+        };
+        self.occasion.past(self.applied, now_us);
+        let meta = SnapshotMeta {
+            index: self.applied,
+            term: self.term,
+            time_us: self.time_us,
+            members: self.members.clone(),
+        };
+        self.shared.desk.give(Job::Take {
+            meta,
+            writer,
+            caller,
+        });
+        Ok(())
     }
 
     /// Does what was to be done once an index is applied.
@@ -226,6 +385,7 @@ impl Apply {
             reply,
             ..
         } = self;
+        let machine = here(machine);
         let mut failed = None;
         let taken = at_index.drain_while(256, |item| {
             if failed.is_some() || !reached(item.0, *applied, shared) {
@@ -260,7 +420,10 @@ impl Apply {
     /// Ends leadership for the state machine; requests that are left are answered by the node.
     pub(crate) fn close(&mut self) {
         if let Some(term) = self.leading.take() {
-            let machine = &mut self.machine;
+            // A node whose machine is with the saver follows, and has been told so or will never be.
+            let Some(machine) = &mut self.machine else {
+                return;
+            };
             if let Err(fault) = guard("leader_stop", self.applied, || machine.leader_stop(term)) {
                 tracing::error!("{fault}");
             }
@@ -275,8 +438,17 @@ impl Apply {
 
     /// Whether everything that is committed has been applied.
     pub(crate) fn caught_up(&self) -> bool {
-        self.applied >= self.shared.marks.committed.load(Ordering::Acquire)
+        self.machine.is_some()
+            && self.behind().is_none()
+            && self.applied >= self.shared.marks.committed.load(Ordering::Acquire)
     }
+}
+
+/// The machine, where nobody asks for it while it is away.
+fn here(machine: &mut Option<Box<dyn StateMachine>>) -> &mut dyn StateMachine {
+    machine
+        .as_deref_mut()
+        .expect("nothing is applied or read while the saver has the machine")
 }
 
 fn reached(item: AtIndex, applied: Index, shared: &Shared) -> bool {

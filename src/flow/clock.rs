@@ -30,6 +30,11 @@ impl Clock {
         }
     }
 
+    /// Whether it goes by itself, so that somebody may sleep by it.
+    pub(crate) fn is_real(&self) -> bool {
+        matches!(self, Self::System { .. })
+    }
+
     /// Microseconds since the Unix epoch, by the wall clock: it may jump.
     pub(crate) fn unix_us(&self) -> u64 {
         match self {

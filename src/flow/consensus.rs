@@ -17,8 +17,8 @@ use storage::record::{self, Header};
 use crate::flow::forward;
 use crate::flow::hops::Stamp;
 use crate::flow::rings::{
-    Ask, AtIndex, Bulk, Entry, InBulk, InBulkKind, InSmall, Proposal, SendBulk, SendSmall, Small,
-    ToApply, Write, advance,
+    Ask, AtIndex, Bulk, Entry, InBulk, InBulkKind, InSmall, News, Proposal, SendBulk, SendSmall,
+    Small, ToApply, ToConsensus, Wanted, Write, advance,
 };
 use crate::flow::shared::{Shared, Stop};
 use crate::flow::sizes::Sizes;
@@ -44,6 +44,7 @@ pub(crate) struct Inputs {
     pub(crate) small: Receiver<InSmall>,
     pub(crate) bulk: Receiver<InBulk>,
     pub(crate) propose: Receiver<Proposal>,
+    pub(crate) news: Receiver<ToConsensus>,
 }
 
 /// What it writes.
@@ -52,6 +53,7 @@ pub(crate) struct Rings {
     pub(crate) send_small: Sender<SendSmall>,
     pub(crate) send_bulk: Sender<SendBulk>,
     pub(crate) at_index: Sender<ToApply>,
+    pub(crate) wanted: Sender<Wanted>,
 }
 
 pub(crate) struct Consensus {
@@ -66,6 +68,7 @@ struct Brain {
     rings: Rings,
     shared: Arc<Shared>,
     apply: Waker,
+    transfer: Waker,
     limits: Limits,
     /// Writes that the clock asked for while the entry ring was full.
     held: VecDeque<(u64, Write)>,
@@ -83,13 +86,16 @@ struct Brain {
     /// What is committed, and how much of it the log holds for certain: see `show_commit`.
     committed: u64,
     cut: Option<Cut>,
+    /// How far the log was last let go of.
+    compacted: u64,
     peers_due_us: u64,
     leading: Option<u64>,
     /// Role, term and leader as they were last told to the log.
     shown: (Role, u64, Option<u64>),
 }
 
-/// A truncation that was asked for: until it is known to be done, the log may still hold what it takes away.
+/// A truncation, or a replacement of the log, that was asked for: until it is known to be done, the log may still hold
+/// what it takes away.
 #[derive(Clone, Copy)]
 struct Cut {
     write: u64,
@@ -121,6 +127,7 @@ impl Consensus {
         rings: Rings,
         shared: Arc<Shared>,
         apply: Waker,
+        transfer: Waker,
         config: &Config,
         last_time_us: u64,
         first_read: u64,
@@ -137,6 +144,7 @@ impl Consensus {
             rings,
             shared,
             apply,
+            transfer,
             held: VecDeque::with_capacity(16),
             batch: Vec::with_capacity(limits.batch_bytes),
             forwards: Vec::with_capacity(limits.batch_bytes),
@@ -147,12 +155,15 @@ impl Consensus {
             durable_write: 0,
             committed: 0,
             cut: None,
+            compacted: 0,
             peers_due_us: 0,
             leading: None,
             shown: (Role::Follower, 0, None),
             limits,
         };
         brain.show();
+        brain.committed = brain.core.commit();
+        brain.show_commit();
         Self { inputs, brain }
     }
 
@@ -168,6 +179,10 @@ impl Consensus {
             .small
             .drain_while(TURN, |slot| brain.small(now_us, slot));
         work += brain.disk(now_us);
+        work += inputs
+            .news
+            .drain_while(TURN, |news| brain.news(now_us, news.0));
+        work += brain.compact(now_us);
         work += inputs
             .bulk
             .drain_while(TURN, |slot| brain.bulk(now_us, slot));
@@ -186,6 +201,8 @@ impl Consensus {
             && (!inputs.small.is_empty()
                 || brain.takes_next(&mut inputs.bulk)
                 || brain.disk_moved()
+                || !inputs.news.is_empty()
+                || brain.can_compact()
                 || (!inputs.propose.is_empty() && brain.takes_proposals()))
     }
 
@@ -243,7 +260,7 @@ impl Brain {
             return 0;
         }
         self.core.tick(now_us, &self.sizes);
-        self.act(None);
+        self.act(now_us, None);
         1
     }
 
@@ -268,7 +285,7 @@ impl Brain {
             Small::Up => self.core.peer_up(now_us, slot.from, &self.sizes),
             Small::Down => self.core.peer_down(now_us, slot.from),
         }
-        self.act(None);
+        self.act(now_us, None);
         Take::Taken
     }
 
@@ -278,12 +295,15 @@ impl Brain {
 
     fn disk(&mut self, now_us: u64) -> usize {
         let durable = self.shared.marks.durable_write.load(Ordering::Acquire);
-        if durable == self.durable_write || !self.has_room() {
+        if !self.has_room() {
+            return 0;
+        }
+        if durable == self.durable_write {
             return 0;
         }
         self.durable_write = durable;
         self.core.persisted(now_us, durable, &self.sizes);
-        self.act(None);
+        self.act(now_us, None);
         if self.cut.is_some() {
             self.show_commit();
         }
@@ -297,7 +317,7 @@ impl Brain {
         match slot.what {
             InBulkKind::Append(message) => {
                 self.core.receive(now_us, slot.from, &message, &self.sizes);
-                self.act(Some(&slot.body));
+                self.act(now_us, Some(&slot.body));
             }
             InBulkKind::Forward { term, origin } => {
                 if self.core.is_leader() && self.core.term() == term {
@@ -440,7 +460,7 @@ impl Brain {
             let context = self.next_read;
             self.next_read += 1;
             self.core.read(now_us, context);
-            self.act(None);
+            self.act(now_us, None);
         }
         taken
     }
@@ -457,7 +477,7 @@ impl Brain {
             "the batch was encoded for this place"
         );
         self.write_batch(proposed.write, proposed.first, proposed.last);
-        self.act(None);
+        self.act(now_us, None);
     }
 
     fn append_forwarded(&mut self, now_us: u64, origin: u64, body: &[u8]) {
@@ -512,7 +532,7 @@ impl Brain {
     }
 
     /// Carries out what the core has said. `received` are the records of the append that it was about.
-    fn act(&mut self, received: Option<&[u8]>) {
+    fn act(&mut self, now_us: u64, received: Option<&[u8]>) {
         while let Some(output) = self.core.pop_output() {
             match output {
                 Output::SaveVote { write, term, vote } => {
@@ -527,6 +547,21 @@ impl Brain {
                         after: least,
                     });
                     self.write(write, Write::Truncate { after });
+                }
+                Output::Install { write, index, term } => self.install(write, index, term),
+                Output::Healed { write } => {
+                    tracing::info!(node = self.shared.id.0, "what was lost is here again");
+                    self.shared.healing.store(false, Ordering::Release);
+                    self.write(write, Write::Healed);
+                }
+                Output::SendSnapshot { to } => {
+                    let term = self.core.term();
+                    let asked = self.rings.wanted.try_send(|slot| {
+                        (slot.to, slot.term) = (to, term);
+                    });
+                    if asked.is_err() {
+                        self.core.snapshot_failed(now_us, to);
+                    }
                 }
                 Output::AppendReceived { write, first, last } => {
                     let records = received.expect("an append was received");
@@ -572,6 +607,68 @@ impl Brain {
             self.shared.hops.pass(Stamp::Committed, upto);
             self.apply.wake();
         }
+    }
+
+    /// The log, and the state, become those of a snapshot. What was committed before stands in the log no more, or is of
+    /// another leader's there: the apply stage sees that a snapshot comes before it sees any commit of it, and whatever is
+    /// committed behind it only when the log is certainly replaced.
+    fn install(&mut self, write: u64, index: u64, term: u64) {
+        self.sizes.reset(index);
+        self.write(write, Write::Install { index, term });
+        self.cut = Some(Cut {
+            write,
+            after: index,
+        });
+        self.committed = index;
+        advance(&self.shared.marks.restore, index);
+        self.show_commit();
+    }
+
+    /// What the transfer stage has to tell.
+    fn news(&mut self, now_us: u64, news: News) -> Take {
+        if !self.has_room() {
+            return Take::Stop;
+        }
+        match news {
+            News::Received {
+                index,
+                term,
+                time_us,
+            } => {
+                self.last_time_us = self.last_time_us.max(time_us);
+                self.core.snapshot_received(now_us, index, term);
+            }
+            News::Sent { to, index } => {
+                self.core.snapshot_sent(now_us, to, index, &self.sizes);
+            }
+            News::Failed { to } => self.core.snapshot_failed(now_us, to),
+        }
+        self.act(now_us, None);
+        if let News::Received { .. } = news {
+            self.transfer.wake();
+        }
+        Take::Taken
+    }
+
+    fn can_compact(&self) -> bool {
+        self.shared.marks.compact.load(Ordering::Acquire) > self.compacted
+    }
+
+    /// Lets go of what the snapshots stand for.
+    fn compact(&mut self, now_us: u64) -> usize {
+        if !self.can_compact() || !self.has_room() {
+            return 0;
+        }
+        self.compacted = self.shared.marks.compact.load(Ordering::Acquire);
+        self.core.compact(now_us, self.compacted, &self.sizes);
+        self.act(now_us, None);
+        let before = self.compacted + 1;
+        let sent = self
+            .rings
+            .entry
+            .try_send(|slot| slot.write = Write::Purge { before });
+        assert!(sent.is_ok(), "the room was looked at before");
+        1
     }
 
     /// The records of a leader, from `first` on: what came before is here already.

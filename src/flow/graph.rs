@@ -7,24 +7,30 @@ use std::time::Duration;
 
 use net::Net;
 use ringbuf::{ManySender, Sleeper, Waker};
-use storage::{Dir, Disk, FlushWay, Log, Options, Recovered, StorageError};
+use storage::{Dir, Disk, FlushWay, Log, Options, Recovered, SnapshotId, SnapshotMeta};
 
 use crate::flow::append::Append;
-use crate::flow::apply::Apply;
+use crate::flow::apply::{Apply, Begun};
+use crate::flow::begin::begin;
 use crate::flow::clock::Clock;
 use crate::flow::consensus::{Consensus, Inputs, Rings};
+use crate::flow::desk::Desk;
 use crate::flow::hops::Hops;
 use crate::flow::link::{GroupLink, Link};
+use crate::flow::occasion::Occasion;
 use crate::flow::receive::Inbound;
 use crate::flow::replicate::Network;
 use crate::flow::reply::{ReplyStage, Sinks};
 use crate::flow::rings::{
-    AtIndex, Bulk, Entry, InBulk, InBulkKind, InSmall, Proposal, SendBulk, SendSmall, Small,
-    ToApply,
+    AtIndex, Bulk, Entry, InBulk, InBulkKind, InSmall, InTransfer, News, Proposal, SendBulk,
+    SendSmall, SendTransfer, Small, ToApply, ToConsensus, Wanted,
 };
 use crate::flow::runner::{self, Driver};
+use crate::flow::saver::Saver;
 use crate::flow::shared::Shared;
 use crate::flow::sizes::Sizes;
+use crate::flow::stages::{Aside, Stages};
+use crate::flow::transfer::{self, CHUNK_BYTES, Parcel, Transfer};
 use crate::node::resolve;
 use crate::pending::Table;
 use crate::raft::{self, Core, Membership, Message};
@@ -46,34 +52,32 @@ impl RingSizes {
     };
 }
 
+/// Slots of the rings that carry snapshots and what is said about them.
+const ASIDE_SLOTS: usize = 64;
+
 /// Buffers of slots begin with this much and grow to the batch they once held.
 const BATCH_BUFFER: usize = 16 << 10;
-
-/// The disk's stage over the product's file system.
-pub(crate) type DiskAppend = Append<Disk>;
-pub(crate) type NetNetwork = Network<GroupLink>;
 
 /// A node that is put together and not yet running.
 pub(crate) struct Graph {
     pub(crate) shared: Arc<Shared>,
     pub(crate) propose: ManySender<Proposal>,
     pub(crate) stages: Stages,
+    aside: Aside,
     sleepers: Sleepers,
     per_stage: bool,
-}
-
-pub(crate) struct Stages<D: Dir = Disk, L: Link = GroupLink> {
-    pub(crate) consensus: Consensus,
-    pub(crate) append: Append<D>,
-    pub(crate) network: Network<L>,
-    pub(crate) apply: Apply,
-    pub(crate) reply: ReplyStage,
 }
 
 /// One a thread. In the shared plan there is the network's only: its thread sleeps in the poll of the sockets.
 pub(crate) struct Sleepers {
     pub(crate) network: Sleeper,
     pub(crate) others: Option<OtherSleepers>,
+    pub(crate) aside: AsideSleepers,
+}
+
+pub(crate) struct AsideSleepers {
+    pub(crate) saver: Sleeper,
+    pub(crate) transfer: Sleeper,
 }
 
 pub(crate) struct OtherSleepers {
@@ -90,12 +94,14 @@ pub(crate) struct Wakers {
     pub(crate) network: Waker,
     pub(crate) apply: Waker,
     pub(crate) reply: Waker,
+    pub(crate) saver: Waker,
+    pub(crate) transfer: Waker,
 }
 
 pub(crate) fn build(
     listener: impl FnOnce() -> Result<TcpListener, StartError>,
     config: &Config,
-    machine: Box<dyn StateMachine>,
+    mut machine: Box<dyn StateMachine>,
 ) -> Result<Graph, StartError> {
     let nonce = getrandom::u64().map_err(|error| StartError::Io {
         what: "taking a random number".into(),
@@ -111,6 +117,8 @@ pub(crate) fn build(
     let flush_bell = Arc::new(OnceLock::new());
     let (log, recovered) = open_log(config, flush_bell.clone())?;
     report_recovery(config, &recovered);
+    let state =
+        begin(machine.as_mut(), &log, &recovered, config).map_err(StartError::StateMachine)?;
     let known = log.known_peers().list().to_vec();
     let incarnation = recovered.identity.incarnation;
     let mut net = open_net(listener()?, config, incarnation, known, nonce)?;
@@ -138,6 +146,7 @@ pub(crate) fn build(
             recovered,
             link,
             machine,
+            state,
             clock: Clock::system(),
             nonce,
             wakers,
@@ -148,6 +157,7 @@ pub(crate) fn build(
         shared: made.shared,
         propose: made.propose,
         stages: made.stages,
+        aside: made.aside,
         sleepers,
         per_stage,
     };
@@ -161,6 +171,8 @@ pub(crate) struct Parts<D: Dir, L: Link> {
     pub(crate) recovered: Recovered,
     pub(crate) link: L,
     pub(crate) machine: Box<dyn StateMachine>,
+    /// What is in the machine.
+    pub(crate) state: SnapshotMeta,
     pub(crate) clock: Clock,
     /// A random number of this life of the node.
     pub(crate) nonce: u64,
@@ -173,6 +185,7 @@ pub(crate) struct Wired<D: Dir, L: Link> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) propose: ManySender<Proposal>,
     pub(crate) stages: Stages<D, L>,
+    pub(crate) aside: Aside<D>,
 }
 
 /// Makes the rings, and gives each stage its ends of them.
@@ -182,6 +195,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         recovered,
         link,
         machine,
+        state,
         clock,
         nonce,
         wakers,
@@ -196,7 +210,14 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         sinks,
         Arc::new(Hops::new(clock.clone())),
     ));
-    let shared = Arc::new(Shared::new(config, nonce as u32, clock, table.clone()));
+    let desk = Desk::new(wakers.saver.clone(), wakers.apply.clone());
+    let shared = Arc::new(Shared::new(
+        config,
+        nonce as u32,
+        clock,
+        table.clone(),
+        desk,
+    ));
 
     // `propose`: any thread -> consensus. Full: the caller gets `Busy`.
     let inline = config.inline_bytes;
@@ -255,6 +276,53 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         },
         wakers.consensus.clone(),
     );
+    // `wanted`: consensus -> transfer. Full: the core asks again.
+    let (wanted, asked) = ringbuf::ring(
+        "wanted",
+        ASIDE_SLOTS,
+        || Wanted { to: 0, term: 0 },
+        wakers.transfer.clone(),
+    );
+    // `send_transfer`, `in_transfer`: transfer -> network -> transfer. Full: the transfer waits; what comes in is lost, and
+    // asked for again.
+    let parcel = Parcel::Done {
+        id: SnapshotId {
+            index: 0,
+            term: 0,
+            bytes: 0,
+            digest: 0,
+        },
+    };
+    let (send_transfer, mut sent_transfer) = ringbuf::ring(
+        "send_transfer",
+        ASIDE_SLOTS,
+        || SendTransfer {
+            to: 0,
+            parcel,
+            bytes: Vec::new(),
+        },
+        wakers.network.clone(),
+    );
+    let chunks = config.snapshot_window_bytes.div_ceil(CHUNK_BYTES);
+    let (in_transfer, parcels) = ringbuf::ring(
+        "in_transfer",
+        (2 * chunks).next_power_of_two().max(ASIDE_SLOTS),
+        || InTransfer {
+            from: 0,
+            parcel,
+            bytes: Vec::new(),
+        },
+        wakers.transfer.clone(),
+    );
+    // `news`: transfer -> consensus. Full: the transfer waits.
+    let (news, mut told) = ringbuf::ring(
+        "news",
+        ASIDE_SLOTS,
+        || ToConsensus(News::Failed { to: 0 }),
+        wakers.consensus.clone(),
+    );
+    sent_transfer.wake_on_release(wakers.transfer.clone());
+    told.wake_on_release(wakers.transfer.clone());
     // `apply`: consensus -> apply, what happens at an index. Full: reads are `Busy`.
     let (at_index, mut reached) = ringbuf::ring(
         "apply",
@@ -281,6 +349,8 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         send_bulk.gauge(),
         in_small.gauge(),
         in_bulk.gauge(),
+        send_transfer.gauge(),
+        in_transfer.gauge(),
         at_index.gauge(),
         replied.gauge(),
     ]);
@@ -291,11 +361,13 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         wakers.network.clone(),
         wakers.apply.clone(),
         wakers.reply.clone(),
+        wakers.saver.clone(),
+        wakers.transfer.clone(),
     ]);
 
     let core = Core::new(
         settings(config, nonce),
-        restored(config, &recovered),
+        restored(config, &recovered, state.index),
         shared.clock.now_us(),
     );
     let reader = log.reader();
@@ -306,23 +378,27 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
             small,
             bulk,
             propose: proposals,
+            news: told,
         },
         Rings {
             entry,
             send_small,
             send_bulk,
             at_index,
+            wanted,
         },
         shared.clone(),
         wakers.apply.clone(),
+        wakers.transfer.clone(),
         config,
-        recovered.last_time_us,
+        recovered.last_time_us.max(state.time_us),
         nonce >> 2,
     );
     let mut known_peers = log.known_peers();
     let inbound = Inbound::new(
         in_small,
         in_bulk,
+        in_transfer,
         shared.clone(),
         config.max_entry_bytes,
         Box::new(move |peer, incarnation| known_peers.meet(peer, incarnation)),
@@ -332,14 +408,43 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         reader.clone(),
         sent_small,
         sent_bulk,
+        sent_transfer,
         inbound,
         shared.clone(),
     );
+    let snapshots = log.snapshots();
+    let newest = recovered.snapshot.as_ref().map_or(0, |(id, _)| id.index);
+    let now_us = shared.clock.now_us();
+    let saver = Saver::new(
+        snapshots.clone(),
+        shared.clone(),
+        wakers.consensus.clone(),
+        config,
+    );
+    let transfer = Transfer::new(
+        snapshots,
+        shared.clone(),
+        transfer::Inputs {
+            wanted: asked,
+            parcels,
+        },
+        send_transfer,
+        news,
+        config,
+    );
+    // Of what was applied without a record of its term nothing can be captured.
+    let known = if state.term == 0 { state.index } else { newest };
+    let occasion = Occasion::new(config, known, now_us, nonce >> 1);
     let apply = Apply::new(
-        machine,
+        Begun {
+            machine,
+            state,
+            occasion,
+        },
         reader,
         reached,
         shared.clone(),
+        wakers.consensus.clone(),
         config.proposal_timeout,
     );
     let append = Append::new(
@@ -361,6 +466,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         shared,
         propose,
         stages,
+        aside: Aside { saver, transfer },
     }
 }
 
@@ -385,7 +491,15 @@ impl Sleepers {
             apply: Sleeper::parking(),
             reply: Sleeper::parking(),
         });
-        Self { network, others }
+        let aside = AsideSleepers {
+            saver: Sleeper::parking(),
+            transfer: Sleeper::parking(),
+        };
+        Self {
+            network,
+            others,
+            aside,
+        }
     }
 
     fn wakers(&self) -> Wakers {
@@ -401,6 +515,8 @@ impl Sleepers {
             apply: of(|others| &others.apply),
             reply: of(|others| &others.reply),
             network,
+            saver: self.aside.saver.waker(),
+            transfer: self.aside.transfer.waker(),
         }
     }
 }
@@ -431,18 +547,6 @@ fn open_log(
         config.group,
         u64::from(config.id.0),
     )?;
-    if recovered.first_index != 1 {
-        // Nothing lets go of the front of a log as long as no snapshot can take its place.
-        return Err(StartError::Storage(StorageError::Corrupt {
-            path: path.join("log"),
-            offset: 0,
-            index: Some(1),
-            detail: format!(
-                "the log begins with record {}; the segments before it are missing, restore them",
-                recovered.first_index
-            ),
-        }));
-    }
     Ok((log, recovered))
 }
 
@@ -511,7 +615,7 @@ fn settings(config: &Config, seed: u64) -> raft::Settings {
     }
 }
 
-fn restored(config: &Config, recovered: &Recovered) -> raft::Restored {
+fn restored(config: &Config, recovered: &Recovered, applied: u64) -> raft::Restored {
     let voters = config
         .members
         .iter()
@@ -524,6 +628,8 @@ fn restored(config: &Config, recovered: &Recovered) -> raft::Restored {
         base_term: recovered.prev_term,
         term_runs: recovered.term_runs.clone(),
         last_index: recovered.last_index,
+        committed: applied.min(recovered.last_index),
+        heal: None,
         membership: Membership::of_voters(voters),
     }
 }
@@ -567,23 +673,27 @@ impl Graph {
         let Self {
             shared,
             stages,
+            aside,
             sleepers,
             ..
         } = self;
-        runner::spawn(shared, stages, sleepers, config)
+        runner::spawn(shared, stages, aside, sleepers, config)
     }
 
-    /// Leaves the threads to the embedder.
-    pub(crate) fn drive(self, config: &Config) -> Driver {
+    /// Leaves the stages on an entry's way to the embedder; those that wait for disks have threads all the same.
+    pub(crate) fn drive(
+        self,
+        config: &Config,
+    ) -> Result<(Driver, Vec<JoinHandle<()>>), StartError> {
         let Self {
             shared,
             stages,
+            aside,
             sleepers,
             ..
         } = self;
-        Driver::new(
-            runner::SharedPlan::new(shared, stages, config),
-            sleepers.network,
-        )
+        let threads = runner::spawn_aside(shared.clone(), aside, sleepers.aside, config)?;
+        let plan = runner::SharedPlan::new(shared, stages, config);
+        Ok((Driver::new(plan, sleepers.network), threads))
     }
 }

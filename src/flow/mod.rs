@@ -16,7 +16,14 @@ pub(crate) mod receive;
 pub(crate) mod replicate;
 
 pub(crate) mod apply;
+pub(crate) mod occasion;
 pub(crate) mod reply;
 
+pub(crate) mod desk;
+pub(crate) mod saver;
+pub(crate) mod transfer;
+
+pub(crate) mod begin;
 pub(crate) mod graph;
 pub(crate) mod runner;
+pub(crate) mod stages;

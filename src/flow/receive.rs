@@ -14,7 +14,7 @@ use storage::{StorageError, record};
 
 use crate::Fault;
 use crate::flow::forward;
-use crate::flow::rings::{InBulk, InBulkKind, InSmall, Small};
+use crate::flow::rings::{InBulk, InBulkKind, InSmall, InTransfer, Small};
 use crate::flow::shared::Shared;
 use crate::raft::{Append, MAX_RUNS, Message};
 use crate::wire;
@@ -25,6 +25,7 @@ const RESERVE: usize = 64;
 pub(crate) struct Inbound {
     small: Sender<InSmall>,
     bulk: Sender<InBulk>,
+    transfer: Sender<InTransfer>,
     shared: Arc<Shared>,
     max_entry_bytes: usize,
     meet: Meet,
@@ -43,6 +44,7 @@ impl Inbound {
     pub(crate) fn new(
         small: Sender<InSmall>,
         bulk: Sender<InBulk>,
+        transfer: Sender<InTransfer>,
         shared: Arc<Shared>,
         max_entry_bytes: usize,
         meet: Meet,
@@ -50,6 +52,7 @@ impl Inbound {
         Self {
             small,
             bulk,
+            transfer,
             shared,
             max_entry_bytes,
             meet,
@@ -165,6 +168,16 @@ impl Inbound {
                 self.bulk(peer, InBulkKind::Forward { term, origin }, body)
             }
             Ok(wire::Frame::Refused) => self.bulk(peer, InBulkKind::Refused, body),
+            Ok(wire::Frame::Snapshot(parcel)) => {
+                // Never put on hold: a heartbeat may stand behind it. What there is no room for is asked for again.
+                let _ = self.transfer.try_send(|slot| {
+                    slot.from = peer;
+                    slot.parcel = parcel;
+                    slot.bytes.clear();
+                    slot.bytes.extend_from_slice(body);
+                });
+                Handled::Taken
+            }
             Err(error) => self.reject(peer, &error),
         }
     }

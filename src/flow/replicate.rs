@@ -16,8 +16,9 @@ use storage::{Reader, Slice};
 use crate::flow::forward;
 use crate::flow::link::Link;
 use crate::flow::receive::Inbound;
-use crate::flow::rings::{Bulk, SendBulk, SendSmall};
+use crate::flow::rings::{Bulk, SendBulk, SendSmall, SendTransfer};
 use crate::flow::shared::Shared;
+use crate::flow::transfer::Parcel;
 use crate::pending::Token;
 use crate::raft::{Append, Message};
 use crate::wire;
@@ -68,6 +69,7 @@ struct Outbound {
     reader: Reader,
     small: Receiver<SendSmall>,
     bulk: Receiver<SendBulk>,
+    transfer: Receiver<SendTransfer>,
     shared: Arc<Shared>,
     pool: Arc<ArrayQueue<Vec<u8>>>,
     /// What goes with every answer to a leader; refreshed when it changes.
@@ -80,6 +82,7 @@ impl<L: Link> Network<L> {
         reader: Reader,
         small: Receiver<SendSmall>,
         bulk: Receiver<SendBulk>,
+        transfer: Receiver<SendTransfer>,
         inbound: Inbound,
         shared: Arc<Shared>,
     ) -> Self {
@@ -88,6 +91,7 @@ impl<L: Link> Network<L> {
             reader,
             small,
             bulk,
+            transfer,
             shared,
             pool,
             piggyback: Arc::from([]),
@@ -102,7 +106,7 @@ impl<L: Link> Network<L> {
     /// Sends what waits in the rings.
     pub(crate) fn send(&mut self) -> usize {
         let Self { link, outbound, .. } = self;
-        let sent = outbound.small(link) + outbound.bulk(link);
+        let sent = outbound.small(link) + outbound.bulk(link) + outbound.transfer(link);
         if sent > 0 {
             link.flush();
         }
@@ -121,7 +125,10 @@ impl<L: Link> Network<L> {
     }
 
     pub(crate) fn has_work(&mut self) -> bool {
-        !self.outbound.small.is_empty() || self.outbound.bulk_ready() || self.inbound.can_resume()
+        !self.outbound.small.is_empty()
+            || self.outbound.bulk_ready()
+            || !self.outbound.transfer.is_empty()
+            || self.inbound.can_resume()
     }
 }
 
@@ -191,6 +198,22 @@ impl Outbound {
                 }
             }
             Take::Taken
+        })
+    }
+
+    fn transfer(&mut self, link: &mut impl Link) -> usize {
+        let Self { transfer, pool, .. } = self;
+        transfer.drain(TURN, |slot| {
+            let head = wire::parcel(slot.parcel);
+            let (lane, body) = match slot.parcel {
+                Parcel::Chunk { .. } => {
+                    let body = pooled(pool, &slot.bytes);
+                    (Lane::Bulk, Some(Body::Pooled(body)))
+                }
+                _ => (Lane::Small, None),
+            };
+            // Down and Full: whatever is lost is offered or wanted again.
+            let _ = link.send(slot.to, lane, wire::SNAPSHOT, head.as_ref(), body);
         })
     }
 

@@ -8,6 +8,9 @@
 //! | inbound small, inbound bulk | network → consensus | the connection is not read further: TCP pushes back |
 //! | apply | consensus → apply | reads are `Busy`; commit indexes are not here but in an atomic |
 //! | replied | apply, consensus → reply | callers are woken by the writer itself |
+//! | send transfer | transfer → network | the transfer waits; no entry ever does |
+//! | inbound transfer | network → transfer | the frame is lost, and asked for again |
+//! | news | transfer → consensus | the transfer waits |
 //!
 //! Backward edges are cumulative facts and thus atomics, in [`Marks`]: a newer one replaces an older, so none can fill.
 
@@ -16,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
+use crate::flow::transfer::Parcel;
 use crate::raft::Message;
 
 /// What is asked of the consensus stage.
@@ -62,6 +66,12 @@ pub(crate) enum Write {
     Truncate { after: u64 },
     /// Remember the term and the vote in it.
     Vote { term: u64, vote: Option<u64> },
+    /// The snapshot (index, term) takes the place of the whole log.
+    Install { index: u64, term: u64 },
+    /// What the directory had lost is here again.
+    Healed,
+    /// Let go of what is before `before`: it promises nothing, and has no number.
+    Purge { before: u64 },
 }
 
 /// A slot of the entry ring: a whole batch.
@@ -108,6 +118,45 @@ pub(crate) struct SendBulk {
     pub(crate) what: Bulk,
     pub(crate) bytes: Vec<u8>,
 }
+
+/// A slot of the ring for snapshots on their way out, and for what is said about them.
+#[derive(Debug)]
+pub(crate) struct SendTransfer {
+    pub(crate) to: u64,
+    pub(crate) parcel: Parcel,
+    /// A chunk's bytes.
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// A slot of the ring for the same on its way in.
+#[derive(Debug)]
+pub(crate) struct InTransfer {
+    pub(crate) from: u64,
+    pub(crate) parcel: Parcel,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What the consensus stage asks of the transfer stage: a snapshot for `to`, from the leader of `term`.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) to: u64,
+    pub(crate) term: u64,
+}
+
+/// What the transfer stage has to tell.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum News {
+    /// A snapshot is here, durably.
+    Received { index: u64, term: u64, time_us: u64 },
+    /// A peer has the snapshot it was sent.
+    Sent { to: u64, index: u64 },
+    /// It could not be sent.
+    Failed { to: u64 },
+}
+
+/// The slot itself.
+#[derive(Debug)]
+pub(crate) struct ToConsensus(pub(crate) News);
 
 /// What arrives on the small lane, and what becomes of connections.
 #[derive(Clone, Copy, Debug)]
@@ -173,6 +222,12 @@ pub(crate) struct Marks {
     pub(crate) applied: CachePadded<AtomicU64>,
     /// consensus → everyone: the last index of the log.
     pub(crate) last: CachePadded<AtomicU64>,
+    /// append → everyone: the first index in the log.
+    pub(crate) first: CachePadded<AtomicU64>,
+    /// consensus → apply: the state is to be replaced by the snapshot of this index, if it is behind it.
+    pub(crate) restore: CachePadded<AtomicU64>,
+    /// saver → consensus: entries up to here are needed no more for the state.
+    pub(crate) compact: CachePadded<AtomicU64>,
     /// append → everyone: flushes so far, and entries they covered.
     pub(crate) flushes: CachePadded<AtomicU64>,
     pub(crate) flushed_entries: CachePadded<AtomicU64>,

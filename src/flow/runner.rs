@@ -10,19 +10,31 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ringbuf::{Backoff, Idle, Rest, Sleeper};
+use storage::Disk;
 
 use crate::flow::append::Append;
 use crate::flow::apply::Apply;
 use crate::flow::consensus::Consensus;
-use crate::flow::graph::{DiskAppend, NetNetwork, OtherSleepers, Sleepers, Stages};
+use crate::flow::graph::{AsideSleepers, OtherSleepers, Sleepers};
+use crate::flow::link::GroupLink;
+use crate::flow::replicate::Network;
 use crate::flow::reply::ReplyStage;
+use crate::flow::saver::Saver;
 use crate::flow::shared::{Shared, Stop};
+use crate::flow::stages::{Aside, Stages};
+use crate::flow::transfer::Transfer;
 use crate::{Config, Fault, IdleWay, StartError, Threads};
 
 /// The longest sleep: a thread looks round now and then, should all else fail.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// In a thread of its own the append stage sleeps this long at the most while a flush runs whose end nobody announces.
 const FLUSH_LOOK: Duration = Duration::from_micros(20);
+
+/// The stages over the product's file system and network.
+type DiskAppend = Append<Disk>;
+type DiskSaver = Saver<Disk>;
+type DiskTransfer = Transfer<Disk>;
+type NetNetwork = Network<GroupLink>;
 
 /// What a thread runs: its stages, as one.
 pub(crate) trait Plan: Send + 'static {
@@ -114,31 +126,11 @@ impl Plan for SharedPlan {
     }
 
     fn has_work(&mut self) -> bool {
-        let Stages {
-            consensus,
-            append,
-            network,
-            apply,
-            reply,
-        } = &mut self.stages;
-        consensus.has_work()
-            || append.has_work()
-            || network.has_work()
-            || apply.has_work()
-            || reply.has_work()
+        self.stages.has_work()
     }
 
     fn deadline_us(&self) -> u64 {
-        let Stages {
-            consensus,
-            append,
-            apply,
-            ..
-        } = &self.stages;
-        consensus
-            .deadline_us()
-            .min(append.deadline_us())
-            .min(apply.deadline_us())
+        self.stages.deadline_us()
     }
 
     fn sleep(&mut self, timeout: Duration) -> Result<(), Fault> {
@@ -146,25 +138,14 @@ impl Plan for SharedPlan {
     }
 
     fn drained(&mut self) -> bool {
-        !self.has_work() && !self.stages.append.flushing() && self.stages.apply.caught_up()
+        self.stages.drained()
     }
 
     fn close(&mut self) {
-        let Stages {
-            consensus,
-            append,
-            apply,
-            reply,
-            ..
-        } = &mut self.stages;
-        consensus.close();
-        if self.shared.stop() == Stop::Drain
-            && let Err(fault) = append.close()
-        {
+        let settle = self.shared.stop() == Stop::Drain;
+        if let Err(fault) = self.stages.close(settle) {
             self.shared.fail(fault);
         }
-        apply.close();
-        while reply.poll() > 0 {}
     }
 }
 
@@ -268,6 +249,38 @@ impl Plan for ReplyStage {
     }
 }
 
+impl Plan for DiskSaver {
+    fn turn(&mut self, _: u64) -> Result<usize, Fault> {
+        Ok(self.poll())
+    }
+    fn has_work(&mut self) -> bool {
+        Saver::has_work(self)
+    }
+    fn deadline_us(&self) -> u64 {
+        u64::MAX
+    }
+    fn drained(&mut self) -> bool {
+        true // A snapshot that is not finished is given up.
+    }
+    fn close(&mut self) {}
+}
+
+impl Plan for DiskTransfer {
+    fn turn(&mut self, now_us: u64) -> Result<usize, Fault> {
+        Ok(self.poll(now_us))
+    }
+    fn has_work(&mut self) -> bool {
+        Transfer::has_work(self)
+    }
+    fn deadline_us(&self) -> u64 {
+        Transfer::deadline_us(self)
+    }
+    fn drained(&mut self) -> bool {
+        true
+    }
+    fn close(&mut self) {}
+}
+
 /// One thread: a plan, how it idles, and the way out.
 struct Runner<P: Plan> {
     plan: P,
@@ -355,17 +368,16 @@ impl<P: Plan> Runner<P> {
 pub(crate) fn spawn(
     shared: Arc<Shared>,
     stages: Stages,
+    aside: Aside,
     sleepers: Sleepers,
     config: &Config,
 ) -> Result<Vec<JoinHandle<()>>, StartError> {
     let Some(others) = sleepers.others else {
-        let starter = Starter::new(shared.clone(), config, 1);
-        return Ok(vec![starter.start(
-            "node",
-            0,
-            SharedPlan::new(shared, stages, config),
-            sleepers.network,
-        )?]);
+        let starter = Starter::new(shared.clone(), config, 3);
+        let mut threads = starter.start_aside(aside, sleepers.aside)?;
+        let plan = SharedPlan::new(shared, stages, config);
+        threads.push(starter.start("node", 0, plan, sleepers.network)?);
+        return Ok(threads);
     };
     let Stages {
         consensus,
@@ -380,14 +392,24 @@ pub(crate) fn spawn(
         apply: of_apply,
         reply: of_reply,
     } = others;
-    let starter = Starter::new(shared, config, 5);
-    Ok(vec![
-        starter.start("consensus", 0, consensus, of_consensus)?,
-        starter.start("append", 1, append, of_append)?,
-        starter.start("network", 2, network, sleepers.network)?,
-        starter.start("apply", 3, apply, of_apply)?,
-        starter.start("reply", 4, reply, of_reply)?,
-    ])
+    let starter = Starter::new(shared, config, 7);
+    let mut threads = starter.start_aside(aside, sleepers.aside)?;
+    threads.push(starter.start("consensus", 0, consensus, of_consensus)?);
+    threads.push(starter.start("append", 1, append, of_append)?);
+    threads.push(starter.start("network", 2, network, sleepers.network)?);
+    threads.push(starter.start("apply", 3, apply, of_apply)?);
+    threads.push(starter.start("reply", 4, reply, of_reply)?);
+    Ok(threads)
+}
+
+/// Starts the threads that a node has even when its stages are driven by the embedder.
+pub(crate) fn spawn_aside(
+    shared: Arc<Shared>,
+    aside: Aside,
+    sleepers: AsideSleepers,
+    config: &Config,
+) -> Result<Vec<JoinHandle<()>>, StartError> {
+    Starter::new(shared, config, 2).start_aside(aside, sleepers)
 }
 
 struct Starter<'a> {
@@ -416,11 +438,38 @@ impl<'a> Starter<'a> {
             Threads::PerStage { cores } if !cores.is_empty() => Some(cores[at % cores.len()]),
             _ => None,
         };
+        self.run(name, core, idle(self.config), plan, sleeper)
+    }
+
+    /// These wait for disks and not for entries: they are not pinned, and sleep when there is nothing to do.
+    fn start_aside(
+        &self,
+        aside: Aside,
+        sleepers: AsideSleepers,
+    ) -> Result<Vec<JoinHandle<()>>, StartError> {
+        let Aside { saver, transfer } = aside;
+        let idle = Idle::Park {
+            grace: Duration::ZERO,
+        };
+        Ok(vec![
+            self.run("saver", None, idle, saver, sleepers.saver)?,
+            self.run("transfer", None, idle, transfer, sleepers.transfer)?,
+        ])
+    }
+
+    fn run(
+        &self,
+        name: &str,
+        core: Option<usize>,
+        idle: Idle,
+        plan: impl Plan,
+        sleeper: Sleeper,
+    ) -> Result<JoinHandle<()>, StartError> {
         let runner = Runner {
             plan,
             shared: self.shared.clone(),
             sleeper,
-            backoff: Backoff::new(idle(self.config)),
+            backoff: Backoff::new(idle),
             running: self.running.clone(),
             drain_until_us: None,
             drain_limit_us: u64::try_from(self.config.proposal_timeout.as_micros())
@@ -533,6 +582,7 @@ impl Driver {
 
     fn end(&mut self) {
         if let Some(mut runner) = self.runner.take() {
+            runner.shared.request_stop(Stop::Drain);
             runner.plan.close();
             runner.shared.end();
         }

@@ -1,15 +1,16 @@
 //! What every handle of a node and every stage of it can see.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ringbuf::{Gauge, Waker};
 
 use crate::flow::clock::Clock;
+use crate::flow::desk::Desk;
 use crate::flow::hops::Hops;
 use crate::flow::rings::Marks;
 use crate::pending::Table;
-use crate::status::{PeerStatus, Role};
+use crate::status::{PeerStatus, Role, SnapshotStatus};
 use crate::{Config, Fault, NodeId};
 
 /// How far a node is on its way out.
@@ -37,6 +38,9 @@ pub(crate) struct Shared {
     pub(crate) face: AtomicU64,
     pub(crate) spilled_bytes: AtomicUsize,
     pub(crate) peers: Mutex<Vec<PeerStatus>>,
+    pub(crate) desk: Desk,
+    snapshots: Mutex<SnapshotStatus>,
+    pub(crate) healing: AtomicBool,
     piggyback: Mutex<Arc<[u8]>>,
     pub(crate) piggyback_changed: AtomicBool,
     gauges: OnceLock<Vec<Gauge>>,
@@ -48,7 +52,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: &Config, nonce: u32, clock: Clock, table: Arc<Table>) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        nonce: u32,
+        clock: Clock,
+        table: Arc<Table>,
+        desk: Desk,
+    ) -> Self {
         let id = config.id;
         let peers = config
             .members
@@ -74,6 +84,9 @@ impl Shared {
             face: AtomicU64::new(0),
             spilled_bytes: AtomicUsize::new(0),
             peers: Mutex::new(peers),
+            desk,
+            snapshots: Mutex::default(),
+            healing: AtomicBool::new(false),
             piggyback: Mutex::new(Arc::from([])),
             piggyback_changed: AtomicBool::new(false),
             gauges: OnceLock::new(),
@@ -82,6 +95,13 @@ impl Shared {
             fault: OnceLock::new(),
             wakers: OnceLock::new(),
         }
+    }
+
+    /// What is known of the snapshots, for the status. Nobody on the entry's way looks at it.
+    pub(crate) fn snapshots(&self) -> MutexGuard<'_, SnapshotStatus> {
+        self.snapshots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn set_gauges(&self, gauges: Vec<Gauge>) {

@@ -45,6 +45,12 @@ impl Sizes {
         self.low = self.low.max(index.saturating_sub(REMEMBERED as u64 - 1));
     }
 
+    /// The log is empty, and goes on after `last`.
+    pub(crate) fn reset(&mut self, last: u64) {
+        (self.low, self.last) = (last, last);
+        self.sums[last as usize % REMEMBERED] = 0;
+    }
+
     pub(crate) fn truncate(&mut self, last: u64) {
         self.last = last;
         self.low = self.low.min(last);

@@ -80,7 +80,7 @@ impl Core {
     pub(super) fn campaign(&mut self, sizes: &impl Sizes) {
         self.reset_election_timer();
         let stalled = self.durable.stalled_us(self.now_us) >= self.settings.disk_stall_us;
-        if self.idle_role() == Role::Learner || stalled {
+        if self.idle_role() == Role::Learner || stalled || self.is_healing() {
             return;
         }
         self.leader = None;
@@ -165,7 +165,7 @@ impl Core {
         if term > self.term && self.hears_its_leader() {
             return;
         }
-        let up_to_date = theirs >= (self.log.last_term(), self.log.last());
+        let up_to_date = theirs >= self.measure();
         if pre {
             let granted = term > self.term && up_to_date;
             // A grant names the term asked about; a refusal the own one, for a candidate that is

@@ -132,10 +132,11 @@ impl Core {
         );
     }
 
-    fn follow_commit(&mut self, index: u64) {
+    pub(super) fn follow_commit(&mut self, index: u64) {
         if index > self.commit {
             self.commit = index;
             self.outputs.push_back(Output::Commit { index });
+            self.look_whether_healed();
         }
     }
 }

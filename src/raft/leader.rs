@@ -144,9 +144,13 @@ impl Core {
                 && match peer.mode {
                     Mode::Probe { sent } => !sent,
                     Mode::Replicate => !idle && peer.window.room() > 0,
+                    Mode::Snapshot { .. } => false,
                 };
-            // What the log has no more is for a snapshot to bring.
-            if !send || peer.next <= self.log.base_index() {
+            if !send {
+                return;
+            }
+            if peer.next <= self.log.base_index() {
+                self.begin_snapshot(at);
                 return;
             }
             let prev_index = peer.next - 1;
@@ -263,7 +267,10 @@ impl Core {
                     } else {
                         self.log.last_with_term_at_most(upto, hint_term)
                     };
-                    self.peers[at].probe(agree + 1);
+                    // Of what it had acknowledged its disk may have lost something since.
+                    let peer = &mut self.peers[at];
+                    peer.matched = peer.matched.min(agree);
+                    peer.probe(agree + 1);
                     self.replicate(at, sizes);
                 }
             }

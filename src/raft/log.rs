@@ -87,6 +87,28 @@ impl TermRuns {
         }
     }
 
+    /// Lets go of everything up to and with `to`.
+    pub(crate) fn compact(&mut self, to: u64) {
+        let term = self.term(to);
+        self.base_term =
+            term.unwrap_or_else(|| panic!("{to} is not in {}..={}", self.base_index, self.last));
+        self.base_index = to;
+        let gone = self.runs.partition_point(|run| run.1 <= to + 1);
+        if to == self.last {
+            self.runs.clear();
+        } else {
+            // The run that goes on behind `to` begins there now.
+            self.runs.drain(..gone - 1);
+            self.runs[0].1 = to + 1;
+        }
+    }
+
+    /// Forgets everything: the log is empty, and goes on after the entry `index` of `term`.
+    pub(crate) fn reset(&mut self, index: u64, term: u64) {
+        self.runs.clear();
+        (self.base_index, self.base_term, self.last) = (index, term, index);
+    }
+
     /// The last index of at most `index` whose term is at most `term`: where two logs that differ
     /// at `index` may agree yet (etcd's `findConflictByTerm`).
     pub(crate) fn last_with_term_at_most(&self, index: u64, term: u64) -> u64 {

@@ -14,6 +14,7 @@
 mod durable;
 mod election;
 mod follower;
+mod heal;
 mod leader;
 mod log;
 mod message;
@@ -21,12 +22,14 @@ mod progress;
 mod quorum;
 mod read;
 mod rng;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
 
+pub(crate) use self::heal::Heal;
 pub(crate) use self::message::{Append, MAX_RUNS, Message, Outcome};
 pub(crate) use self::quorum::Membership;
 
@@ -69,6 +72,10 @@ pub(crate) struct Restored {
     pub(crate) base_term: u64,
     pub(crate) term_runs: Vec<(u64, u64)>,
     pub(crate) last_index: u64,
+    /// Everything up to here is known to be committed: a snapshot of it is there, or the state machine has it.
+    pub(crate) committed: u64,
+    /// What is missing that had been durable.
+    pub(crate) heal: Option<Heal>,
     pub(crate) membership: Membership,
 }
 
@@ -111,6 +118,21 @@ pub(crate) enum Output {
     },
     Commit {
         index: u64,
+    },
+    /// This peer needs what the log has no more.
+    SendSnapshot {
+        to: u64,
+    },
+    /// The log is to be replaced by the snapshot that was received: it ends with entry `index` of `term`, and what is
+    /// committed now is what is in it.
+    Install {
+        write: u64,
+        index: u64,
+        term: u64,
+    },
+    /// What had been lost is here again, and so are all writes before this one.
+    Healed {
+        write: u64,
     },
     /// All reads up to context `ctx` may be answered when `index` is applied.
     ReadReady {
@@ -165,6 +187,7 @@ pub(crate) struct Core {
     election_due_us: u64,
     heartbeat_due_us: u64,
     reads: Reads,
+    heal: Option<Heal>,
     rng: Rng,
     now_us: u64,
     outputs: VecDeque<Output>,
@@ -178,6 +201,12 @@ impl Core {
             restored.base_term,
             restored.term_runs,
             restored.last_index,
+        );
+        assert!(
+            restored.committed <= restored.last_index,
+            "committed to {}, the log ends at {}",
+            restored.committed,
+            restored.last_index
         );
         // A crash between the two may have left entries of a term that the vote file has not.
         let term = restored.term.max(log.last_term());
@@ -202,7 +231,7 @@ impl Core {
             } else {
                 Role::Learner
             },
-            commit: restored.base_index,
+            commit: restored.base_index.max(restored.committed),
             membership: restored.membership,
             settings,
             log,
@@ -220,6 +249,7 @@ impl Core {
             election_due_us: 0,
             heartbeat_due_us: u64::MAX,
             reads: Reads::new(),
+            heal: restored.heal,
             now_us,
             outputs: VecDeque::with_capacity(1024),
         };
@@ -395,6 +425,10 @@ impl Core {
         self.log.last()
     }
 
+    pub(crate) fn commit(&self) -> u64 {
+        self.commit
+    }
+
     /// The first entry of the own term, for a leader.
     pub(crate) fn term_start(&self) -> u64 {
         self.term_start
@@ -518,6 +552,11 @@ impl fmt::Display for Output {
             }
             Self::Send { to, message } => write!(f, "-> {to} {message}"),
             Self::Commit { index } => write!(f, "commit {index}"),
+            Self::SendSnapshot { to } => write!(f, "-> {to} a snapshot"),
+            Self::Install { write, index, term } => {
+                write!(f, "write {write}: the log becomes snapshot {term}/{index}")
+            }
+            Self::Healed { write } => write!(f, "write {write}: healed"),
             Self::ReadReady { ctx, index } => write!(f, "reads to {ctx} ready at {index}"),
             Self::ReadFailed { ctx } => write!(f, "reads to {ctx} failed"),
             Self::Role { role, term, leader } => {

@@ -75,13 +75,15 @@ pub(crate) enum Mode {
     Probe { sent: bool },
     /// They agree up to `matched`: as much as the window takes.
     Replicate,
+    /// What it needs next is in no log here, whose base was `base` then: a snapshot is on its way, and no entries.
+    Snapshot { base: u64 },
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Progress {
     pub(crate) id: u64,
     /// What: the last entry that the peer has said it holds durably, in this term. Use: the commit
-    /// rule. Invariant: never falls within a term.
+    /// rule. Invariant: never falls within a term, unless the peer's disk has lost what it held.
     pub(crate) matched: u64,
     /// What: the next entry to send.
     pub(crate) next: u64,
@@ -135,7 +137,15 @@ impl Progress {
         match self.mode {
             Mode::Probe { .. } => self.probe(self.next),
             Mode::Replicate => self.probe(self.matched + 1),
+            Mode::Snapshot { .. } => self.probe(self.next),
         }
+    }
+
+    /// Nothing is sent to it until it has a snapshot of everything up to `base`.
+    pub(crate) fn await_snapshot(&mut self, base: u64, now_us: u64) {
+        self.mode = Mode::Snapshot { base };
+        self.window.clear();
+        self.moved_us = now_us;
     }
 
     /// Looks for where the logs agree, from the entry before `next` on.
@@ -159,6 +169,7 @@ impl Progress {
                 self.window.push(last, bytes);
                 self.next = last + 1;
             }
+            Mode::Snapshot { .. } => unreachable!("no entries are sent beside a snapshot"),
         }
     }
 
@@ -168,7 +179,13 @@ impl Progress {
             self.matched = index;
             self.moved_us = now_us;
         }
-        if let Mode::Probe { .. } = self.mode {
+        let agrees = match self.mode {
+            Mode::Probe { .. } => true,
+            Mode::Replicate => false,
+            // An answer to what was sent before does not end it.
+            Mode::Snapshot { base } => self.matched >= base,
+        };
+        if agrees {
             self.mode = Mode::Replicate;
             self.next = self.matched + 1;
         }
@@ -181,6 +198,7 @@ impl Progress {
         match self.mode {
             Mode::Replicate => prev > self.matched,
             Mode::Probe { .. } => prev == self.next - 1,
+            Mode::Snapshot { .. } => false,
         }
     }
 }

@@ -306,5 +306,6 @@ pub(crate) fn name(error: &ProposeError) -> &'static str {
         ProposeError::Replaced => "answer: replaced",
         ProposeError::Unknown => "answer: unknown",
         ProposeError::Stopped => "answer: stopped",
+        ProposeError::SnapshotRunning | ProposeError::NoSnapshot => "answer: no snapshot",
     }
 }

@@ -1,13 +1,16 @@
 //! A simulated node: its disk, which outlives it, and the stages of the life that it leads now.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ringbuf::Waker;
 use storage::{Log, Memory, Reader, Recovered, StorageError};
 
+use crate::flow::begin::begin;
 use crate::flow::clock::Clock;
-use crate::flow::graph::{self, Parts, RingSizes, Stages, Wakers};
+use crate::flow::graph::{self, Parts, RingSizes, Wakers};
 use crate::flow::shared::Shared;
+use crate::flow::stages::{Aside, Stages};
 use crate::node::Node;
 use crate::sim::clock::NodeClock;
 use crate::sim::fabric::Fabric;
@@ -27,9 +30,11 @@ pub(crate) enum Act {
     Reply,
     Send,
     Flush,
+    Save,
+    Transfer,
 }
 
-pub(crate) const ACTS: [Act; 8] = [
+pub(crate) const ACTS: [Act; 10] = [
     Act::Receive,
     Act::Finish,
     Act::Consensus,
@@ -38,6 +43,8 @@ pub(crate) const ACTS: [Act; 8] = [
     Act::Reply,
     Act::Send,
     Act::Flush,
+    Act::Save,
+    Act::Transfer,
 ];
 
 /// An answer on its way to the client: the operation's number, and what became of it.
@@ -63,6 +70,7 @@ impl Answers {
 /// A node between a start and a crash.
 pub(crate) struct Life {
     pub(crate) stages: Stages<Memory, SimLink>,
+    pub(crate) aside: Aside<Memory>,
     pub(crate) node: Node,
     pub(crate) outbox: Outbox,
     pub(crate) shared: Arc<Shared>,
@@ -73,6 +81,28 @@ pub(crate) struct Life {
     pub(crate) flush_done_us: Option<u64>,
     pub(crate) committed: u64,
     pub(crate) applied: u64,
+}
+
+/// Why a life does not begin.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    Storage(StorageError),
+    Machine(String),
+}
+
+impl From<StorageError> for Refusal {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Storage(error) => error.fmt(f),
+            Self::Machine(why) => f.write_str(why),
+        }
+    }
 }
 
 /// Everything a life begins with.
@@ -104,18 +134,19 @@ pub(crate) fn open(
 }
 
 impl Life {
-    pub(crate) fn begin(start: Start<'_>) -> Result<(Self, Recovered), StorageError> {
+    pub(crate) fn begin(start: Start<'_>) -> Result<(Self, Recovered), Refusal> {
         let Start {
             at,
             config,
             rings,
             disk,
             fabric,
-            machine,
+            mut machine,
             clock,
             nonce,
         } = start;
         let (log, recovered) = open(disk, config)?;
+        let state = begin(machine.as_mut(), &log, &recovered, config).map_err(Refusal::Machine)?;
         let reader = log.reader();
         let nobody = Waker::none;
         let made = graph::wire(
@@ -123,6 +154,7 @@ impl Life {
             Parts {
                 log,
                 recovered: recovered.clone(),
+                state,
                 link: SimLink::new(at, fabric.clone()),
                 machine,
                 clock: Clock::Simulated(clock.clone()),
@@ -133,6 +165,8 @@ impl Life {
                     network: nobody(),
                     apply: nobody(),
                     reply: nobody(),
+                    saver: nobody(),
+                    transfer: nobody(),
                 },
                 rings,
             },
@@ -141,6 +175,7 @@ impl Life {
         let outbox = node.outbox(|| ()).expect("the first outbox of a node");
         let life = Self {
             stages: made.stages,
+            aside: made.aside,
             node,
             outbox,
             shared: made.shared,
@@ -173,63 +208,41 @@ impl Life {
             Act::Reply => Ok(reply.poll()),
             Act::Send => Ok(network.send()),
             Act::Flush => append.flush(now_us),
+            Act::Save => Ok(self.aside.saver.poll()),
+            Act::Transfer => Ok(self.aside.transfer.poll(now_us)),
         }
     }
 
     /// Whether any stage would find something, by its own word: this is what a thread asks before it sleeps.
     pub(crate) fn has_work(&mut self) -> bool {
-        let Stages {
-            consensus,
-            append,
-            network,
-            apply,
-            reply,
-        } = &mut self.stages;
-        consensus.has_work()
-            || append.has_work()
-            || network.has_work()
-            || apply.has_work()
-            || reply.has_work()
+        self.stages.has_work() || self.aside.saver.has_work() || self.aside.transfer.has_work()
     }
 
     /// The true time at which a stage wants to be polled even if nothing comes.
     pub(crate) fn deadline_us(&self) -> u64 {
-        let Stages {
-            consensus,
-            append,
-            apply,
-            ..
-        } = &self.stages;
-        let own = consensus
+        let own = self
+            .stages
             .deadline_us()
-            .min(append.deadline_us())
-            .min(apply.deadline_us());
+            .min(self.aside.transfer.deadline_us());
         self.clock.true_time_of(own)
     }
 
     /// Ends as a node ends that can no longer keep its promises: it answers what it can.
     pub(crate) fn fail(&mut self, fault: Fault) {
         self.shared.fail(fault);
-        self.stages.consensus.close();
-        self.stages.apply.close();
-        while self.stages.reply.poll() > 0 {}
+        let closed = self.stages.close(false);
+        assert!(closed.is_ok(), "nothing is written any more");
         self.shared.end();
     }
 
     /// Whether a node that leaves has done everything that it had taken.
     pub(crate) fn is_drained(&mut self) -> bool {
-        !self.has_work()
-            && !self.stages.append.flushing()
-            && self.stages.apply.caught_up()
-            && self.shared.table.all_answered()
+        self.stages.drained() && self.shared.table.all_answered()
     }
 
     /// The end, in order: as the shared thread does it.
     pub(crate) fn close(&mut self) -> Result<(), Fault> {
-        self.stages.consensus.close();
-        self.stages.append.close()?;
-        self.stages.apply.close();
-        while self.stages.reply.poll() > 0 {}
+        self.stages.close(true)?;
         self.shared.end();
         Ok(())
     }
@@ -264,20 +277,26 @@ impl Act {
     pub(crate) const fn feeds(self) -> u16 {
         let consensus = Self::Consensus.bit();
         match self {
-            Self::Receive => self.bit() | consensus,
+            Self::Receive => self.bit() | consensus | Self::Transfer.bit(),
             Self::Finish => consensus | Self::Flush.bit(),
             Self::Consensus => {
                 let out = Self::Write.bit() | Self::Send.bit() | Self::Apply.bit();
-                self.bit() | out | Self::Receive.bit() | Self::Reply.bit() | CLIENT
+                let more = Self::Receive.bit() | Self::Reply.bit() | Self::Transfer.bit();
+                self.bit() | out | more | CLIENT
             }
             Self::Write => {
                 let out = Self::Flush.bit() | Self::Send.bit() | Self::Apply.bit();
                 self.bit() | out | consensus
             }
-            Self::Apply => self.bit() | Self::Reply.bit() | consensus | CLIENT,
+            Self::Apply => {
+                let out = Self::Reply.bit() | Self::Save.bit();
+                self.bit() | out | consensus | CLIENT
+            }
             Self::Reply => self.bit() | CLIENT,
             Self::Send => self.bit() | consensus,
             Self::Flush => Self::Finish.bit() | consensus,
+            Self::Save => self.bit() | Self::Apply.bit() | consensus | Self::Reply.bit(),
+            Self::Transfer => self.bit() | Self::Send.bit() | consensus,
         }
     }
 }

@@ -1,16 +1,17 @@
 //! How a node's life begins and ends, and what must hold from one to the next.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use storage::Memory;
 use storage::memory::Loss;
 use storage::recover::Found;
-use storage::{Memory, StorageError};
 
 use crate::sim::clock::{NodeClock, TRUE_RATE};
 use crate::sim::invariants::logs::{Kept, Model};
 use crate::sim::invariants::{Verdict, broken};
 use crate::sim::ledger::Counter;
-use crate::sim::life::{Armed, EVERYTHING, Life, SimNode, Start};
+use crate::sim::life::{Armed, EVERYTHING, Life, Refusal, SimNode, Start};
 use crate::sim::marks;
 use crate::sim::plan::{Plan, Trouble};
 use crate::sim::rng::Rng;
@@ -75,7 +76,14 @@ impl World<'_> {
             durable: 0,
             vote: recovered.vote,
         });
-        let found = Model::recovered(&life.reader, recovered.vote, &before, kept, &self.registry);
+        let found = Model::recovered(
+            &life.reader,
+            recovered.first_index - 1,
+            recovered.vote,
+            &before,
+            kept,
+            (&self.office, &self.registry),
+        );
         let model = match (found, node.damaged) {
             (Ok(model), _) => model,
             // What rotted looks like the torn end of a write that nobody was told of, or the directory is new.
@@ -115,7 +123,7 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(crate) fn refused_to_start(&mut self, at: usize, error: &StorageError) -> Verdict {
+    pub(crate) fn refused_to_start(&mut self, at: usize, error: &Refusal) -> Verdict {
         tell!(self, "n{} does not start: {error}", at + 1);
         let now_us = self.now_us;
         let node = &mut self.nodes[at];
@@ -217,6 +225,21 @@ impl World<'_> {
         node.kept = Some(life.kept());
         if life.flush_done_us.is_some() {
             self.counts.add("mark: ended while a flush was in flight");
+        }
+        {
+            let view = life.shared.snapshots();
+            self.counts.add_many("snapshots taken", view.taken);
+            self.counts.add_many("snapshots restored", view.restored);
+            if view.trouble.is_some() {
+                self.counts
+                    .add("mark: a snapshot could not be taken or received");
+            }
+            if view.receiving.is_some() {
+                self.counts.add("mark: ended while a snapshot came in");
+            }
+        }
+        if life.shared.marks.compact.load(Ordering::Relaxed) > 0 {
+            self.counts.add("mark: the front of a log was let go");
         }
         for gauge in life.shared.gauges() {
             self.counts

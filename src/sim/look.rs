@@ -42,9 +42,16 @@ impl World<'_> {
     pub(crate) fn follow_log(&mut self, at: usize) -> Verdict {
         let node = &mut self.nodes[at];
         let life = node.life.as_ref().expect("it runs");
-        let followed = node.model.follow(&life.reader, &mut self.registry)?;
+        let base = life.stages.append.log().first() - 1;
+        let followed = node
+            .model
+            .follow(&life.reader, base, &self.office, &mut self.registry)?;
         if life.stages.append.flushing() {
             self.counts.add("mark: written while a flush was in flight");
+        }
+        if followed.replaced {
+            self.counts.add("mark: a snapshot took the place of a log");
+            tell!(self, "n{} has a snapshot up to {base}", at + 1);
         }
         if let Some(cut) = followed.cut {
             self.counts.add("mark: conflicting entries were truncated");

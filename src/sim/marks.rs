@@ -3,7 +3,7 @@
 use storage::recover::Found;
 
 /// Each is counted as it is met.
-pub(crate) const MARKS: [&str; 25] = [
+pub(crate) const MARKS: [&str; 29] = [
     "mark: a candidate gave way within its term",
     "mark: a connection was given up",
     "mark: a leader stepped down within its term",
@@ -11,10 +11,13 @@ pub(crate) const MARKS: [&str; 25] = [
     "mark: a node left in order",
     "mark: a node stopped with a fault",
     "mark: a peer's window was full",
+    "mark: a snapshot could not be taken or received",
+    "mark: a snapshot took the place of a log",
     "mark: a term was fenced while a flush was in flight",
     "mark: committed before the leader's own flush",
     "mark: conflicting entries were truncated",
     "mark: ended while a flush was in flight",
+    "mark: ended while a snapshot came in",
     "mark: entries of an earlier term committed through a new one",
     "mark: input held back by a full ring",
     "mark: recovery cut a torn tail",
@@ -24,6 +27,7 @@ pub(crate) const MARKS: [&str; 25] = [
     "mark: recovery found an unfinished segment",
     "mark: refused at once, busy",
     "mark: the limit of uncommitted bytes was reached",
+    "mark: the front of a log was let go",
     "mark: the log was ahead of the term on disk",
     "mark: the power failed in recovery",
     "mark: truncated while a flush was in flight",

@@ -80,6 +80,8 @@ impl Image {
             base_term: 0,
             term_runs,
             last_index: self.log.len() as u64,
+            committed: 0,
+            heal: None,
             membership,
         }
     }
@@ -443,6 +445,9 @@ impl Cluster {
                 ..
             } => self.office(id, term),
             Output::Role { .. } => {}
+            Output::SendSnapshot { .. } | Output::Install { .. } | Output::Healed { .. } => {
+                unreachable!("nobody lets go of entries here, or loses any")
+            }
         }
     }
 

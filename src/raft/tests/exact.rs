@@ -32,6 +32,8 @@ fn follower(terms: &[u64], commit: u64) -> Core {
         base_term: 0,
         term_runs: runs_of(terms, 1),
         last_index: terms.len() as u64,
+        committed: 0,
+        heal: None,
         membership: Membership::of_voters(vec![1, 2, 3]),
     };
     let mut settings = settings();

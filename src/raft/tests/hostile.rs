@@ -22,6 +22,8 @@ fn started(base_index: u64, seed: u64) -> Core {
         base_term: u64::from(base_index > 0),
         term_runs: vec![(1, base_index + 1), (3, base_index + 4)],
         last_index: base_index + 6,
+        committed: 0,
+        heal: None,
         membership: Membership::of_voters(vec![1, 2, 3]),
     };
     let mut settings = settings();

@@ -148,6 +148,8 @@ struct Sum {
     committed: u64,
     answered: u64,
     sent: u64,
+    snapshots: u64,
+    losses: u64,
 }
 
 fn run(seed: u64, tells: bool) -> Sum {
@@ -222,6 +224,8 @@ fn run(seed: u64, tells: bool) -> Sum {
         committed: world.laws.committed.last(),
         answered: world.answered,
         sent: world.sent,
+        snapshots: world.snapshots,
+        losses: world.losses,
     }
 }
 
@@ -244,12 +248,17 @@ fn nothing_is_lost_and_nothing_forks_in_bad_weather() {
         all.committed += sum.committed;
         all.answered += sum.answered;
         all.sent += sum.sent;
+        all.snapshots += sum.snapshots;
+        all.losses += sum.losses;
     }
     println!("{seeds} seeds: {all:?}");
     // Weather in which nothing happens would prove nothing.
     assert!(all.elections > seeds, "{all:?}");
     assert!(
-        all.committed > 50 * seeds && all.answered > 30 * seeds,
+        all.committed > 50 * seeds
+            && all.answered > 30 * seeds
+            && all.snapshots > seeds / 10
+            && all.losses > seeds / 10,
         "{all:?}"
     );
 }

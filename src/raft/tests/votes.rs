@@ -12,6 +12,8 @@ fn restored(term: u64, vote: Option<u64>, term_runs: Vec<(u64, u64)>, last_index
         base_term: 0,
         term_runs,
         last_index,
+        committed: 0,
+        heal: None,
         membership: Membership::of_voters(vec![1, 2, 3]),
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use storage::{Reader, Vote};
 
+use super::office::Office;
 use super::{Verdict, broken};
 
 /// An entry as the checks know it.
@@ -46,6 +47,8 @@ pub(crate) struct Registry {
 pub(crate) struct Followed {
     /// The first entry that is another now, or gone: index and term.
     pub(crate) cut: Option<(u64, u64)>,
+    /// A snapshot has taken the log's place.
+    pub(crate) replaced: bool,
 }
 
 impl Model {
@@ -65,11 +68,23 @@ impl Model {
     pub(crate) fn follow(
         &mut self,
         reader: &Reader,
+        base: u64,
+        office: &Office,
         registry: &mut Registry,
     ) -> Result<Followed, super::Broken> {
         let last = reader.written();
+        if self.term(base) != office.term(base) {
+            *self = Self::of_snapshot(base, office, registry)?;
+            self.take_in(reader, base + 1, last, |index, seen| {
+                registry.enter(index, seen)
+            })?;
+            return Ok(Followed {
+                cut: None,
+                replaced: true,
+            });
+        }
         let mut agree = last.min(self.last());
-        while agree > 0 && read(reader, agree) != Some(self.entries[agree as usize - 1]) {
+        while agree > base && read(reader, agree) != Some(self.entries[agree as usize - 1]) {
             agree -= 1;
         }
         let cut = self
@@ -80,7 +95,26 @@ impl Model {
         self.take_in(reader, agree + 1, last, |index, seen| {
             registry.enter(index, seen)
         })?;
-        Ok(Followed { cut })
+        let replaced = false;
+        Ok(Followed { cut, replaced })
+    }
+
+    /// What a snapshot of everything up to `base` stands for: what was committed.
+    fn of_snapshot(base: u64, office: &Office, registry: &Registry) -> Result<Self, super::Broken> {
+        let mut model = Self::default();
+        for index in 1..=base {
+            let seen = office
+                .term(index)
+                .and_then(|term| registry.get(index, term));
+            match seen {
+                Some(seen) => model.entries.push((seen.term, seen.crc)),
+                None => broken(
+                    "snapshots hold what is committed",
+                    format!("one of everything up to {base}, and {index} is not committed"),
+                )?,
+            }
+        }
+        Ok(model)
     }
 
     fn take_in(
@@ -124,14 +158,17 @@ impl Model {
     /// What a start has found, against what the life before must have left.
     pub(crate) fn recovered(
         reader: &Reader,
+        base: u64,
         vote: Vote,
         before: &Model,
         kept: Kept,
-        registry: &Registry,
+        (office, registry): (&Office, &Registry),
     ) -> Result<Model, super::Broken> {
         let last = reader.written();
-        let mut model = Self::default();
-        model.take_in(reader, 1, last, |index, seen| {
+        // A snapshot had been received, and the start has put it in the place of the log.
+        let replaced = before.term(base) != office.term(base);
+        let mut model = Self::of_snapshot(base, office, registry)?;
+        model.take_in(reader, base + 1, last, |index, seen| {
             if registry.knows(index, seen) {
                 Ok(())
             } else {
@@ -141,7 +178,11 @@ impl Model {
                 )
             }
         })?;
-        let durable = kept.durable.min(before.last()) as usize;
+        let durable = if replaced {
+            0
+        } else {
+            kept.durable.min(before.last()) as usize
+        };
         let same = model
             .entries
             .iter()

@@ -34,6 +34,14 @@ impl Office {
         self.committed.len() as u64
     }
 
+    /// The term of the committed entry at `index`, 0 for the place before the first.
+    pub(crate) fn term(&self, index: u64) -> Option<u64> {
+        match index.checked_sub(1) {
+            None => Some(0),
+            Some(at) => self.committed.get(at as usize).copied(),
+        }
+    }
+
     /// `node` says that it leads `term`. True the first time.
     pub(crate) fn leads(&mut self, node: usize, term: u64) -> Result<bool, super::Broken> {
         match self.leaders.get(&term) {

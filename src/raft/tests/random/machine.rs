@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use crate::raft::message::Runs;
 use crate::raft::rng::Rng;
-use crate::raft::{Core, Restored, Sizes};
+use crate::raft::{Core, Heal, Restored, Sizes};
 
 use super::Rules;
 
@@ -66,6 +66,11 @@ impl Log {
         self.0.truncate(after as usize);
     }
 
+    /// Those up to and with `last`.
+    pub(super) fn upto(&self, last: u64) -> Self {
+        Self(self.0[..last as usize].to_vec())
+    }
+
     /// Those after `prev`, up to and with `last`.
     pub(super) fn between(&self, prev: u64, last: u64) -> &[Entry] {
         &self.0[prev as usize..last as usize]
@@ -120,9 +125,17 @@ pub(super) fn runs_of(prev: u64, entries: &[Entry]) -> Option<Runs> {
 
 #[derive(Clone, Debug)]
 pub(super) enum Write {
-    Vote { term: u64, vote: Option<u64> },
-    Truncate { after: u64 },
+    Vote {
+        term: u64,
+        vote: Option<u64>,
+    },
+    Truncate {
+        after: u64,
+    },
     Entries(Vec<Entry>),
+    /// A snapshot takes the place of the log.
+    Install(Log),
+    Healed,
 }
 
 #[derive(Debug, Default)]
@@ -131,6 +144,11 @@ pub(super) struct Disk {
     pub(super) term: u64,
     pub(super) vote: Option<u64>,
     pub(super) log: Log,
+    /// What the last snapshot that was received stands for.
+    pub(super) snapshot: Log,
+    /// Something was lost: what is to be got back, and the log before.
+    pub(super) lost: Option<(Heal, Log)>,
+    pub(super) has_lost: bool,
     /// What was asked for and is not durable; the first has the number `done + 1`.
     pending: VecDeque<Write>,
     done: u64,
@@ -169,6 +187,8 @@ impl Disk {
         match write {
             Write::Vote { term, vote } => (self.term, self.vote) = (term, vote),
             Write::Truncate { after } => self.log.truncate(after),
+            Write::Install(log) => self.log = log,
+            Write::Healed => self.lost = None,
             Write::Entries(entries) => {
                 for entry in entries.into_iter().take(at_most) {
                     self.log.push(entry);
@@ -189,13 +209,36 @@ impl Disk {
                     let torn = rng.below(entries.len() as u64 + 1) as usize;
                     self.apply(write, torn);
                 }
-                Write::Truncate { .. } | Write::Entries(_) if at < writes => {
+                Write::Truncate { .. } | Write::Entries(_) | Write::Install(_) | Write::Healed
+                    if at < writes =>
+                {
                     self.apply(write, usize::MAX);
                 }
                 _ => {}
             }
         }
         self.done = 0;
+        // The next start finishes what a received snapshot had begun.
+        let index = self.snapshot.last();
+        if self.log.chain(index) != self.snapshot.chain(index) {
+            self.log = self.snapshot.clone();
+        }
+    }
+
+    /// Records that had been durable are gone.
+    pub(super) fn lose(&mut self, after: u64) {
+        let heal = Heal {
+            upto: self.log.last(),
+            term: self.term.max(self.log.term(self.log.last())),
+        };
+        self.has_lost = true;
+        self.lost = Some((heal, self.log.clone()));
+        self.log.truncate(after);
+    }
+
+    /// What it has, or had before it lost it.
+    pub(super) fn had(&self) -> &Log {
+        self.lost.as_ref().map_or(&self.log, |(_, log)| log)
     }
 }
 
@@ -248,7 +291,7 @@ impl Machine {
     /// Comes up with what the disk has; all up to `base_index` was given away before.
     pub(super) fn start(&mut self, rules: &Rules, base_index: u64, now_us: u64, rng: &mut Rng) {
         self.log = self.disk.log.clone();
-        self.commit = base_index;
+        self.commit = base_index.max(self.disk.snapshot.last());
         self.life += 1;
         self.clock_offset_us = rng.below(1 << 40);
         let restored = Restored {
@@ -258,6 +301,8 @@ impl Machine {
             base_term: self.log.term(base_index),
             term_runs: self.log.term_runs(base_index),
             last_index: self.log.last(),
+            committed: self.disk.snapshot.last(),
+            heal: self.disk.lost.as_ref().map(|(heal, _)| *heal),
             membership: rules.membership.clone(),
         };
         let settings = rules.settings(self.id, rng.next());

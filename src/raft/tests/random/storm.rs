@@ -24,6 +24,12 @@ impl World {
         if self.chance(300) && self.machine(id).stopped_until <= self.now_us {
             self.read(id);
         }
+        let id = self.any();
+        if self.chance(100) {
+            let commit = self.machine(id).commit;
+            let to = self.rng.below(commit + 1);
+            self.call(id, |core, now, log| core.compact(now, to, log));
+        }
         let wait = 1_000 + self.rng.below(15_000);
         self.after(wait, Event::Work);
     }
@@ -81,7 +87,7 @@ impl World {
         };
         let whom = whom.unwrap_or_else(|| self.any());
         let now_us = self.now_us;
-        match self.rng.below(9) {
+        match self.rng.below(10) {
             0 | 1 if self.machine(whom).core.is_some() => self.crash(whom),
             2 if self.chance(200) => {
                 for id in self.ids() {
@@ -110,6 +116,21 @@ impl World {
                 }
             }
             7 => self.join_all(),
+            8 if self.may_lose(whom) => {
+                if self.machine(whom).core.is_some() {
+                    self.crash(whom);
+                }
+                let disk = &self.machine(whom).disk;
+                let (least, last) = (disk.snapshot.last(), disk.log.last());
+                let after = least + self.rng.below(last - least + 1);
+                self.tell(|| format!("{whom} loses what is after {after}"));
+                self.losses += 1;
+                self.machine(whom).disk.lose(after);
+                // A connection ends with its process: nothing of the former one comes after it.
+                self.events.retain(
+                    |_, event| !matches!(event, Event::Arrives { from, .. } if *from == whom),
+                );
+            }
             _ => {
                 self.weather = Weather::bad(&mut self.rng);
                 let peer = self.any();
@@ -131,6 +152,14 @@ impl World {
         }
         let wait = self.rng.below(self.weather.pause_us);
         self.after(wait, Event::Misfortune);
+    }
+
+    /// One machine at a time, and those that are left can decide without it.
+    fn may_lose(&self, whom: u64) -> bool {
+        let lost = |machine: &super::machine::Machine| machine.disk.lost.is_some();
+        !self.machines.iter().any(lost)
+            && self.rules.membership.voters.len() >= 3
+            && self.machines[whom as usize - 1].disk.log.last() > 0
     }
 
     /// Makes or cuts a link; the ends mostly learn of it.

@@ -10,10 +10,6 @@ use super::laws::Laws;
 use super::machine::{Entry, Log, Machine, Write, runs_of};
 use super::{ELECTION_US, Rules, STEPS_AT_MOST, Weather};
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "what arrives is most of what happens"
-)]
 #[derive(Clone, Debug)]
 pub(super) enum Event {
     Arrives {
@@ -47,6 +43,19 @@ pub(super) enum Event {
     Starts {
         at: u64,
     },
+    /// A snapshot of everything up to `index` is whole at `to`, or will never be.
+    Snapshot {
+        from: u64,
+        life: u64,
+        to: u64,
+        snapshot: Log,
+    },
+    SnapshotEnded {
+        at: u64,
+        life: u64,
+        peer: u64,
+        index: Option<u64>,
+    },
     /// The next proposals and reads.
     Work,
     /// The next misfortune.
@@ -69,6 +78,8 @@ pub(super) struct World {
     pub(super) read_ctx: u64,
     pub(super) sent: u64,
     pub(super) answered: u64,
+    pub(super) snapshots: u64,
+    pub(super) losses: u64,
     pub(super) tells: bool,
 }
 
@@ -98,6 +109,8 @@ impl World {
             read_ctx: 0,
             sent: 0,
             answered: 0,
+            snapshots: 0,
+            losses: 0,
             tells,
         };
         for at in 1..=size as u64 {
@@ -143,6 +156,8 @@ impl World {
         if let Event::Arrives { to: at, .. }
         | Event::Tick { at, .. }
         | Event::Persisted { at, .. }
+        | Event::Snapshot { to: at, .. }
+        | Event::SnapshotEnded { at, .. }
         | Event::Connection { at, .. } = event
         {
             let until = self.machine(at).stopped_until;
@@ -176,7 +191,24 @@ impl World {
                     false => core.peer_down(now, peer),
                 });
             }
-            Event::Persisted { .. } | Event::Connection { .. } => {}
+            Event::Snapshot {
+                from,
+                life,
+                to,
+                snapshot,
+            } => self.snapshot_arrives(from, life, to, snapshot),
+            Event::SnapshotEnded {
+                at,
+                life,
+                peer,
+                index,
+            } if self.machine(at).life == life => {
+                self.call(at, |core, now, log| match index {
+                    Some(index) => core.snapshot_sent(now, peer, index, log),
+                    None => core.snapshot_failed(now, peer),
+                });
+            }
+            Event::Persisted { .. } | Event::Connection { .. } | Event::SnapshotEnded { .. } => {}
             Event::Starts { at } => self.start(at),
             Event::Work => self.work(),
             Event::Misfortune => self.misfortune(),
@@ -189,20 +221,15 @@ impl World {
         if self.machine(at).core.is_some() {
             return;
         }
-        // Some have given away the beginning of their log, as far as everybody has it.
+        // Some have given away the beginning of their log; all that came with a snapshot.
+        let machine = &self.machines[at as usize - 1];
+        let least = machine.disk.snapshot.last();
+        let has = |index: &u64| machine.disk.log.chain(*index) == self.laws.committed.chain(*index);
+        let most = (least..=self.laws.committed.last()).rev().find(has);
+        let more = most.unwrap_or(least) - least;
         let base = match self.chance(200) {
-            true => {
-                let has = |machine: &Machine, index| {
-                    machine.disk.log.chain(index) == self.laws.committed.chain(index)
-                };
-                let all = |index: &u64| self.machines.iter().all(|machine| has(machine, *index));
-                let most = (0..=self.laws.committed.last())
-                    .rev()
-                    .find(all)
-                    .unwrap_or(0);
-                self.rng.below(most + 1)
-            }
-            false => 0,
+            true => least + self.rng.below(more + 1),
+            false => least,
         };
         self.tell(|| format!("{at} starts, base {base}"));
         let now_us = self.now_us;
@@ -301,6 +328,44 @@ impl World {
         self.carry_out(to, prev, entries);
     }
 
+    /// It is durable at `to`, and the sender learns of it, mostly.
+    fn snapshot_arrives(&mut self, from: u64, life: u64, to: u64, snapshot: Log) {
+        let index = snapshot.last();
+        let lost =
+            !self.links[from as usize - 1][to as usize - 1] || self.storm && self.chance(200);
+        let arrives = !lost && self.machine(to).core.is_some();
+        if arrives {
+            self.tell(|| format!("{to} has a snapshot of {from} up to {index}"));
+            self.snapshots += 1;
+            let term = snapshot.term(index);
+            let machine = self.machine(to);
+            // What is behind the one it has is of no use to anybody.
+            if index > machine.disk.snapshot.last() && index > machine.commit {
+                machine.disk.snapshot = snapshot;
+            }
+            self.call(to, |core, now, _| core.snapshot_received(now, index, term));
+        }
+        if !self.storm || self.chance(900) {
+            let index = arrives.then_some(index);
+            let event = Event::SnapshotEnded {
+                at: from,
+                life,
+                peer: to,
+                index,
+            };
+            let late = self.rng.below(self.weather.delay_us + 1);
+            self.after(late, event);
+        } else {
+            let event = Event::SnapshotEnded {
+                at: from,
+                life,
+                peer: to,
+                index: None,
+            };
+            self.after(10 * ELECTION_US, event);
+        }
+    }
+
     pub(super) fn call(&mut self, at: u64, what: impl FnOnce(&mut Core, u64, &Log)) {
         let now_us = self.now_us;
         let machine = self.machine(at);
@@ -320,6 +385,7 @@ impl World {
             let Some(output) = core.pop_output() else {
                 break;
             };
+            let core_commit = core.commit();
             self.tell(|| format!("{id}    {output}"));
             let machine = &mut self.machines[place];
             match output {
@@ -353,6 +419,40 @@ impl World {
                         .push(write, Write::Entries(entries));
                 }
                 Output::Send { to, message } => self.send(id, to, message),
+                Output::SendSnapshot { to } => {
+                    let (life, snapshot) = (machine.life, machine.log.upto(core_commit));
+                    let takes = 1_000 + self.rng.below(20 * self.weather.delay_us);
+                    let from = id;
+                    let event = Event::Snapshot {
+                        from,
+                        life,
+                        to,
+                        snapshot,
+                    };
+                    self.after(takes, event);
+                }
+                Output::Install { write, index, term } => {
+                    let log = machine.disk.snapshot.clone();
+                    assert_eq!((log.last(), log.term(index)), (index, term));
+                    assert_eq!(log.chain(index), self.laws.committed.chain(index));
+                    assert!(machine.commit < index, "{id} is behind what replaces it");
+                    (machine.log, machine.commit) = (log.clone(), index);
+                    machine.disk.push(write, Write::Install(log));
+                }
+                Output::Healed { write } => {
+                    let (_, before) = machine.disk.lost.as_ref().expect("it had lost something");
+                    let committed = self.laws.committed.last();
+                    let upto = (1..=committed.min(before.last()))
+                        .rev()
+                        .find(|at| before.chain(*at) == self.laws.committed.chain(*at))
+                        .unwrap_or(0);
+                    assert_eq!(
+                        machine.log.chain(upto),
+                        before.chain(upto),
+                        "{id} is healed and lacks what it had that is committed, up to {upto}"
+                    );
+                    machine.disk.push(write, Write::Healed);
+                }
                 Output::Commit { index } => {
                     self.laws.commits(&self.machines, id, index);
                     self.machines[place].commit = index;

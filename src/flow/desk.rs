@@ -1,0 +1,128 @@
+//! The desk between the apply stage and the saver: what one lays down, the other picks up.
+//!
+//! A snapshot is captured on the apply stage and written by the saver; a state that is restored goes to the saver whole,
+//! with its machine, and comes back with it. Both are rare and there is one at a time, so this is a pair of small queues
+//! and no ring.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_queue::ArrayQueue;
+use ringbuf::Waker;
+use storage::SnapshotMeta;
+
+use crate::fsm::SnapshotWriter;
+use crate::pending::Token;
+use crate::{Index, StateMachine};
+
+/// Calls for a snapshot that may wait for the apply stage to see them.
+const MOST_CALLS: usize = 64;
+
+/// Work for the saver.
+pub(crate) enum Job {
+    /// Write a captured state out.
+    Take {
+        meta: SnapshotMeta,
+        writer: SnapshotWriter,
+        /// Who asked for it.
+        caller: Option<Token>,
+    },
+    /// Replace the machine's state by the snapshot of everything up to `index`.
+    Restore {
+        machine: Box<dyn StateMachine>,
+        index: Index,
+    },
+}
+
+/// A machine that comes back, and what is in it now; or why the snapshot could not be restored.
+pub(crate) struct Returned {
+    pub(crate) machine: Box<dyn StateMachine>,
+    pub(crate) outcome: Result<SnapshotMeta, String>,
+}
+
+pub(crate) struct Desk {
+    jobs: ArrayQueue<Job>,
+    back: ArrayQueue<Returned>,
+    calls: ArrayQueue<Token>,
+    /// A snapshot is being taken.
+    taking: AtomicBool,
+    saver: Waker,
+    apply: Waker,
+}
+
+impl std::fmt::Debug for Desk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Desk {{ {} jobs }}", self.jobs.len())
+    }
+}
+
+impl Desk {
+    pub(crate) fn new(saver: Waker, apply: Waker) -> Self {
+        Self {
+            jobs: ArrayQueue::new(2),
+            back: ArrayQueue::new(1),
+            calls: ArrayQueue::new(MOST_CALLS),
+            taking: AtomicBool::new(false),
+            saver,
+            apply,
+        }
+    }
+
+    /// Asks the apply stage for a snapshot; false when too many have asked already.
+    pub(crate) fn call(&self, caller: Token) -> bool {
+        let called = self.calls.push(caller).is_ok();
+        self.apply.wake();
+        called
+    }
+
+    pub(crate) fn has_calls(&self) -> bool {
+        !self.calls.is_empty()
+    }
+
+    pub(crate) fn next_call(&self) -> Option<Token> {
+        self.calls.pop()
+    }
+
+    pub(crate) fn is_taking(&self) -> bool {
+        self.taking.load(Ordering::Acquire)
+    }
+
+    /// Lays a job down for the saver: at most one of each kind.
+    pub(crate) fn give(&self, job: Job) {
+        if let Job::Take { .. } = job {
+            let before = self.taking.swap(true, Ordering::AcqRel);
+            assert!(!before, "a snapshot is begun while another is being taken");
+        }
+        assert!(
+            self.jobs.push(job).is_ok(),
+            "one job of each kind at a time"
+        );
+        self.saver.wake();
+    }
+
+    pub(crate) fn has_jobs(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
+    pub(crate) fn next_job(&self) -> Option<Job> {
+        self.jobs.pop()
+    }
+
+    /// The snapshot is taken, or failed.
+    pub(crate) fn taken(&self) {
+        self.taking.store(false, Ordering::Release);
+        self.apply.wake();
+    }
+
+    pub(crate) fn give_back(&self, returned: Returned) {
+        assert!(self.back.push(returned).is_ok(), "there is one machine");
+        self.apply.wake();
+    }
+
+    pub(crate) fn has_back(&self) -> bool {
+        !self.back.is_empty()
+    }
+
+    pub(crate) fn take_back(&self) -> Option<Returned> {
+        self.back.pop()
+    }
+}

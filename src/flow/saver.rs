@@ -1,0 +1,251 @@
+//! Snapshots are written and read here, on a thread that nobody waits for.
+//!
+//! 1. The apply stage captures the state (fast) and lays it on the desk; entries are applied again at once.
+//! 2. Here it is written, flushed, given its name, and read again from the disk.
+//! 3. Only then the consensus stage hears how much of the log the two newest snapshots leave to be needed.
+//!
+//! What goes wrong here - a full disk, an error of the state machine - is shown in the status, and costs this snapshot
+//! only. A state that is to be replaced comes here too, with its machine, since reading it may take long.
+
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ringbuf::Waker;
+use storage::Dir;
+use storage::{SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, Snapshots};
+
+use crate::flow::desk::{Job, Returned};
+use crate::flow::rings::advance;
+use crate::flow::shared::{Shared, Stop};
+use crate::fsm::SnapshotWriter;
+use crate::pending::Token;
+use crate::{Config, Index, ProposeError, StateMachine};
+
+pub(crate) struct Saver<D: Dir> {
+    snapshots: Snapshots<D>,
+    shared: Arc<Shared>,
+    consensus: Waker,
+    /// Entries before the newest snapshot that are kept for followers.
+    tail: u64,
+    pace: Pace,
+    /// What the directory held at the start has been looked at.
+    begun: bool,
+}
+
+impl<D: Dir> Saver<D> {
+    pub(crate) fn new(
+        snapshots: Snapshots<D>,
+        shared: Arc<Shared>,
+        consensus: Waker,
+        config: &Config,
+    ) -> Self {
+        Self {
+            snapshots,
+            shared,
+            consensus,
+            tail: config.log_tail_entries,
+            pace: Pace::new(config.snapshot_bytes_per_second),
+            begun: false,
+        }
+    }
+
+    /// Does one job.
+    pub(crate) fn poll(&mut self) -> usize {
+        let begun = std::mem::replace(&mut self.begun, true);
+        if !begun {
+            self.settle();
+        }
+        match self.shared.desk.next_job() {
+            None => return usize::from(!begun),
+            Some(Job::Take {
+                meta,
+                writer,
+                caller,
+            }) => {
+                let index = meta.index;
+                let taken = self.take(&meta, writer);
+                self.tell(index, taken, caller);
+                self.shared.desk.taken();
+            }
+            Some(Job::Restore { machine, index }) => {
+                let returned = self.restore(machine, index);
+                self.settle();
+                self.shared.desk.give_back(returned);
+            }
+        }
+        1
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        !self.begun || self.shared.desk.has_jobs()
+    }
+
+    fn take(&mut self, meta: &SnapshotMeta, writer: SnapshotWriter) -> io::Result<SnapshotId> {
+        let file = self.snapshots.create(meta).map_err(io::Error::other)?;
+        let mut out = Paced {
+            file,
+            pace: &mut self.pace,
+            shared: &self.shared,
+            written: 0,
+        };
+        catch_unwind(AssertUnwindSafe(|| writer(&mut out)))
+            .unwrap_or_else(|_| Err(io::Error::other("the snapshot writer panicked")))?;
+        let Paced { file, .. } = out;
+        let id = file.finish().map_err(io::Error::other)?;
+        // From the disk, not from what the system still remembers of it.
+        if let Err(error) = self.snapshots.verify(id) {
+            self.snapshots.reject(id).map_err(io::Error::other)?;
+            return Err(io::Error::other(error));
+        }
+        self.settle();
+        Ok(id)
+    }
+
+    fn tell(&self, index: Index, taken: io::Result<SnapshotId>, caller: Option<Token>) {
+        let node = self.shared.id.0;
+        let unix_us = self.shared.clock.unix_us();
+        let answer = match taken {
+            Ok(id) => {
+                tracing::info!(node, "snapshot {id} is taken");
+                self.shared.snapshots().finish_taking(unix_us);
+                Ok(index)
+            }
+            Err(error) => {
+                tracing::warn!(node, index, "no snapshot: {error}");
+                let mut view = self.shared.snapshots();
+                view.taking = None;
+                view.failed(index, &error);
+                Err(ProposeError::NoSnapshot)
+            }
+        };
+        if let Some(caller) = caller {
+            self.shared.table.complete(caller, answer, &[]);
+        }
+    }
+
+    /// Keeps the two newest, and tells how much of the log is needed no more.
+    fn settle(&self) {
+        let marks = &self.shared.marks;
+        if marks.restore.load(Ordering::Acquire) > marks.applied.load(Ordering::Acquire) {
+            return; // One of them is about to be read.
+        }
+        let upto = self.snapshots.prune().unwrap_or_else(|error| {
+            tracing::warn!(node = self.shared.id.0, "old snapshots stay: {error}");
+            0
+        });
+        let newest = self.snapshots.newest();
+        let disk_bytes = self.snapshots.disk_bytes().unwrap_or(0);
+        self.shared.snapshots().keep(newest, disk_bytes);
+        let upto = upto.min(newest.map_or(0, |id| id.index.saturating_sub(self.tail)));
+        if upto > marks.compact.load(Ordering::Relaxed) {
+            advance(&marks.compact, upto);
+            self.consensus.wake();
+        }
+    }
+
+    fn restore(&self, mut machine: Box<dyn StateMachine>, index: Index) -> Returned {
+        let reader = open(&self.snapshots, index);
+        let outcome = reader.and_then(|reader| restore(reader, machine.as_mut()));
+        Returned { machine, outcome }
+    }
+}
+
+/// Opens the snapshot of everything up to `index`.
+pub(crate) fn open<D: Dir>(
+    snapshots: &Snapshots<D>,
+    index: Index,
+) -> Result<(SnapshotId, SnapshotReader<D>), String> {
+    let id = snapshots
+        .list()
+        .iter()
+        .copied()
+        .find(|id| id.index == index);
+    let id = id.ok_or_else(|| format!("the snapshot of everything up to {index} is not there"))?;
+    let reader = snapshots.open(id).map_err(|error| error.to_string())?;
+    Ok((id, reader))
+}
+
+/// Replaces the machine's state by a snapshot.
+pub(crate) fn restore<D: Dir>(
+    (id, mut reader): (SnapshotId, SnapshotReader<D>),
+    machine: &mut dyn StateMachine,
+) -> Result<SnapshotMeta, String> {
+    let meta = reader.meta().clone();
+    match catch_unwind(AssertUnwindSafe(|| machine.restore(&mut reader))) {
+        Ok(Ok(())) => Ok(meta),
+        Ok(Err(error)) => Err(format!(
+            "restore of snapshot {id} returned an error: {error}"
+        )),
+        Err(_) => Err(format!("restore of snapshot {id} panicked")),
+    }
+}
+
+/// How fast a snapshot is written or sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// 0: as fast as it goes.
+    pub(crate) bytes_per_second: u64,
+    /// Bytes that may go at once now; below zero: they have gone already.
+    credit: i64,
+    at_us: u64,
+}
+
+impl Pace {
+    pub(crate) fn new(bytes_per_second: u64) -> Self {
+        Self {
+            bytes_per_second,
+            credit: 0,
+            at_us: 0,
+        }
+    }
+
+    /// Notes that `bytes` go now. Returns for how many microseconds nothing more should.
+    pub(crate) fn spend(&mut self, now_us: u64, bytes: u64) -> u64 {
+        if self.bytes_per_second == 0 {
+            return 0;
+        }
+        let rate = self.bytes_per_second as i128;
+        let earned = (now_us.saturating_sub(self.at_us) as i128 * rate / 1_000_000) as i64;
+        // Not more than a fiftieth of a second may be saved up.
+        let most = (self.bytes_per_second / 50).max(1) as i64;
+        self.credit = (self.credit.saturating_add(earned)).min(most) - bytes as i64;
+        self.at_us = now_us;
+        if self.credit >= 0 {
+            0
+        } else {
+            (-i128::from(self.credit) * 1_000_000 / rate) as u64
+        }
+    }
+}
+
+/// A snapshot file that is filled at a pace, and given up when the node stops.
+struct Paced<'a, D: Dir> {
+    file: SnapshotFile<D>,
+    pace: &'a mut Pace,
+    shared: &'a Shared,
+    written: u64,
+}
+
+impl<D: Dir> Write for Paced<'_, D> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.shared.stop() != Stop::No {
+            return Err(io::Error::other("the node stops"));
+        }
+        let taken = self.file.write(bytes)?;
+        self.written += taken as u64;
+        self.shared.snapshots().taking = Some(self.written);
+        let clock = &self.shared.clock;
+        let pause_us = self.pace.spend(clock.now_us(), taken as u64);
+        if pause_us > 0 && clock.is_real() {
+            std::thread::sleep(Duration::from_micros(pause_us));
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
