@@ -37,6 +37,7 @@ impl Trio {
                 max_inflight_messages: 256,
                 max_inflight_bytes: 8 << 20,
                 disk_stall_us: u64::MAX,
+                lease_us: None,
             };
             let restored = Restored {
                 term: 0,

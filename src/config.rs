@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::StartError;
+use crate::flow::clock::COUNTS_SUSPENSION;
 
 /// Names a node for its whole life: never an address, and never given to another node. `1 ..= u32::MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,6 +56,23 @@ pub enum IdleWay {
     },
 }
 
+/// Opts in to lease reads, and states what they rest on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// By how much the rate of any node's clock may be off, in parts per million of true time. Default: 10,000 (1 %): far
+    /// over what a disciplined clock does (some hundreds), under what a broken one may. When a clock is off by more, a
+    /// lease read may miss a write that another leader has acknowledged.
+    pub max_clock_drift_ppm: u32,
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self {
+            max_clock_drift_ppm: 10_000,
+        }
+    }
+}
+
 /// How bytes are made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Flush {
@@ -102,6 +120,14 @@ pub struct Config {
     pub heartbeat: Duration,
     /// A request that is not decided by then is answered `Unknown`. Default: 10 s.
     pub proposal_timeout: Duration,
+    /// Lets this node answer [`Consistency::Lease`](crate::Consistency::Lease) by a lease while it leads, and promise one to
+    /// its leader. Default: `None`, such reads are confirmed by a round as others are.
+    ///
+    /// The price: a voter that has promised votes for nobody for an election timeout, so a leader whose process died is
+    /// not replaced sooner, and a node that starts does not vote for as long. Linux only, where there is a clock that goes on
+    /// while the machine is suspended; a virtual machine that is stopped from outside must be told of the time that went by.
+    /// To turn it off, stop the node for at least an election timeout.
+    pub lease: Option<Lease>,
     /// A proposal on a follower goes to the leader; otherwise it is answered `NotLeader`. Default: true.
     pub forward: bool,
 
@@ -169,6 +195,7 @@ impl Config {
             group: 0,
             election_timeout: Duration::from_secs(1),
             heartbeat: Duration::ZERO,
+            lease: None,
             proposal_timeout: Duration::from_secs(10),
             forward: true,
             threads: Threads::Auto,
@@ -234,6 +261,22 @@ impl Config {
                 "heartbeat: {:?} is more than half of the election timeout {:?}: one lost heartbeat would start an election",
                 self.heartbeat, self.election_timeout
             ));
+        }
+        if let Some(Lease {
+            max_clock_drift_ppm: drift,
+        }) = self.lease
+        {
+            if drift >= 500_000 {
+                return wrong(format!(
+                    "lease: a drift of {drift} ppm leaves no time that is certain; it is under 500000"
+                ));
+            }
+            if !COUNTS_SUSPENSION {
+                return wrong(
+                    "lease: this system has no clock known here that goes on while the machine is suspended; leave it out"
+                        .into(),
+                );
+            }
         }
         for (name, value) in [
             ("max_pending", self.max_pending),
@@ -341,6 +384,21 @@ mod tests {
         assert!(refused(|c| c.id = NodeId(9)).contains("9, is not in the list"));
         assert!(refused(|c| c.members[1].id = NodeId(1)).contains("stands twice"));
         assert!(refused(|c| c.heartbeat = Duration::from_millis(600)).contains("more than half"));
+        let lease = |drift| {
+            Some(Lease {
+                max_clock_drift_ppm: drift,
+            })
+        };
+        let mut leased = three();
+        leased.lease = lease(499_999);
+        assert_eq!(leased.checked().is_ok(), COUNTS_SUSPENSION);
+        leased = three();
+        leased.lease = lease(500_000);
+        let error = leased
+            .checked()
+            .expect_err("no time is certain")
+            .to_string();
+        assert!(error.contains("500000 ppm"), "{error}");
         assert!(refused(|c| c.max_pending = 100).contains("max_pending: 100"));
         assert!(refused(|c| c.segment_bytes = 1 << 20).contains("four times"));
         assert!(refused(|c| c.max_inflight_bytes = 1).contains("not one full message"));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::NodeId;
 
-/// Why a proposal or a read has no result.
+/// Why a proposal or a read has no result. A read changes nothing, so it may be repeated whatever is said of it.
 ///
 /// Every variant but [`Unknown`](ProposeError::Unknown) means that the command is not applied and never will be;
 /// [`definitely_not_applied`](ProposeError::definitely_not_applied) says so.
@@ -38,6 +38,9 @@ pub enum ProposeError {
     SnapshotRunning,
     /// No snapshot was taken: [`Status::snapshot`](crate::Status::snapshot) says why.
     NoSnapshot,
+    /// A read only: nobody has confirmed in time that this node may answer it, since the leader was lost or cut off
+    /// meanwhile. Read again.
+    Unconfirmed,
     /// The node has stopped, or is stopping; nothing was appended. [`Status::error`](crate::Status::error) says why.
     Stopped,
 }
@@ -78,6 +81,9 @@ impl fmt::Display for ProposeError {
             }
             Self::SnapshotRunning => f.write_str("a snapshot is being taken already"),
             Self::NoSnapshot => f.write_str("no snapshot was taken; the status says why"),
+            Self::Unconfirmed => f.write_str(
+                "not read: the leader was lost or did not confirm the read in time; read again",
+            ),
             Self::Stopped => f.write_str("the node has stopped; nothing was appended"),
         }
     }

@@ -157,6 +157,7 @@ impl Lone {
             max_inflight_messages: 3,
             max_inflight_bytes: 900,
             disk_stall_us: 5000,
+            lease_us: None,
         };
         let restored = Restored {
             term: Self::TERM,

@@ -69,7 +69,7 @@ pub mod sim;
 mod status;
 mod wire;
 
-pub use config::{Config, Flush, IdleWay, Member, NodeId, Threads};
+pub use config::{Config, Flush, IdleWay, Lease, Member, NodeId, Threads};
 pub use error::{Fault, ProposeError, StartError};
 pub use flow::reply::{Outbox, OutboxId};
 pub use fsm::{Batch, Entry, SnapshotWriter, StateMachine};

@@ -7,16 +7,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ringbuf::{ManySender, Notify};
+use ringbuf::Notify;
 
 use crate::flow::graph;
 use crate::flow::reply::{Outbox, OutboxId};
-use crate::flow::rings::{Ask, Proposal};
+use crate::flow::rings::{Ask, Doors, See};
 use crate::flow::shared::{Shared, Stop};
 use crate::pending::{Pending, Token, WAITING_CALLER};
 use crate::status::{RingStatus, Role, Status};
 use crate::wire::MAX_ATTACHED;
-use crate::{Config, Fault, NodeId, ProposeError, StartError, StateMachine};
+use crate::{Config, Fault, Index, NodeId, ProposeError, StartError, StateMachine};
 
 pub use crate::flow::runner::Driver;
 
@@ -24,10 +24,28 @@ pub use crate::flow::runner::Driver;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consistency {
     /// Every write that was acknowledged, by any node, before the read began. The leader makes sure with one round to a
-    /// quorum, shared by all reads that wait; a follower asks the leader and answers from its own state.
+    /// quorum, shared by all reads that wait; a follower or a learner asks the leader and answers from its own state.
     Linearizable,
+    /// The same, without the round while this node leads and a quorum has promised to elect nobody else
+    /// ([`Config::lease`]): it then rests on clocks, within the bound stated there. Where there is no lease - it is not
+    /// configured, not certain at the moment, or held by another node - this is `Linearizable`.
+    Lease,
+    /// Every write that was acknowledged, by any node, longer than `age` before the read began, but for those in the last
+    /// `entries` entries of that. Answered without a round when this node has learned something so young from one;
+    /// otherwise it waits for a round as `Linearizable` does, which others then profit from. So one round each `age`
+    /// serves any number of reads, on any node. `age` is measured by this node's clock.
+    AtMost {
+        /// How old it may be.
+        age: Duration,
+        /// How many entries it may lack of what is not younger; a node that has fallen behind waits for fewer.
+        entries: u64,
+    },
     /// Whatever this node has applied: the past of an unknown age.
     Stale,
+    /// As `Linearizable`, by an entry in the log: it costs a write, rests on no round, and stands in the order of the
+    /// commands; this node's own that were proposed before are before it. The query may be no longer than a command.
+    /// When its outcome is `Unknown` or `Replaced` it may be repeated, since it changes nothing.
+    Log,
 }
 
 /// A node of the cluster: a handle, cheap to clone, usable from any thread. When the last one is dropped, the node
@@ -39,7 +57,7 @@ pub struct Node {
 
 struct Inner {
     shared: Arc<Shared>,
-    propose: ManySender<Proposal>,
+    doors: Doors,
     max_entry_bytes: usize,
     inline_bytes: usize,
     max_spilled_bytes: usize,
@@ -80,9 +98,9 @@ impl Node {
         machine: Box<dyn StateMachine>,
     ) -> Result<Self, StartError> {
         let graph = graph::build(listener, config, machine)?;
-        let (shared, propose) = (graph.shared.clone(), graph.propose.clone());
+        let (shared, doors) = (graph.shared.clone(), graph.doors.clone());
         let threads = graph.spawn(config)?;
-        Ok(Self::new(shared, propose, config, threads))
+        Ok(Self::new(shared, doors, config, threads))
     }
 
     /// Starts a node without threads: the embedder runs it by calling [`Driver::poll`] from a thread of its own.
@@ -95,20 +113,20 @@ impl Node {
     ) -> Result<(Self, Driver), StartError> {
         let config = config.checked()?;
         let graph = graph::build(|| bind(&config), &config, Box::new(machine))?;
-        let (shared, propose) = (graph.shared.clone(), graph.propose.clone());
+        let (shared, doors) = (graph.shared.clone(), graph.doors.clone());
         let (driver, threads) = graph.drive(&config)?;
-        Ok((Self::new(shared, propose, &config, threads), driver))
+        Ok((Self::new(shared, doors, &config, threads), driver))
     }
 
     pub(crate) fn new(
         shared: Arc<Shared>,
-        propose: ManySender<Proposal>,
+        doors: Doors,
         config: &Config,
         threads: Vec<JoinHandle<()>>,
     ) -> Self {
         let inner = Inner {
             shared,
-            propose,
+            doors,
             max_entry_bytes: config.max_entry_bytes,
             inline_bytes: config.inline_bytes,
             max_spilled_bytes: config.max_spilled_bytes,
@@ -160,10 +178,12 @@ impl Node {
             .map(drop)
     }
 
-    /// Asks the state machine ([`StateMachine::query`]).
+    /// Asks the state machine ([`StateMachine::query`]), on any node.
     ///
     /// # Errors
-    /// `Busy`, `Stopped` at once; `NotLeader` and `Unknown` (a read changes nothing, so it may be repeated) later.
+    /// `Busy`, `Stopped` at once, and `TooLarge` for [`Consistency::Log`]. Later: `NotLeader` when no leader is known,
+    /// `Unconfirmed` when he was lost or does not answer within an election timeout, `Unknown` when this node has not
+    /// applied what the read must see within `Config::proposal_timeout`. A read may be repeated after any of them.
     pub fn read(&self, query: &[u8], how: Consistency) -> Result<Pending, ProposeError> {
         let token = self.inner.read(WAITING_CALLER, 0, query, how)?;
         Ok(self.pending(token))
@@ -205,6 +225,31 @@ impl Node {
         }
         self.inner.answer_if_ended(token);
         Ok(self.pending(token))
+    }
+
+    /// Waits until this node has applied `index` - of a [`Reply`](crate::Reply) from another node, say, to read one's own
+    /// writes here with [`Consistency::Stale`]. The answer has no bytes, and names how far it had applied by then.
+    ///
+    /// # Errors
+    /// `Busy`, `Stopped` at once; `Unknown` when it is not applied within `Config::proposal_timeout`.
+    pub fn wait_applied(&self, index: Index) -> Result<Pending, ProposeError> {
+        let see = See::Applied { index };
+        let token = self.inner.ask(WAITING_CALLER, 0, &[], see)?;
+        Ok(self.pending(token))
+    }
+
+    /// As [`wait_applied`](Node::wait_applied), with the answer to `outbox` under `tag`.
+    ///
+    /// # Errors
+    /// As [`wait_applied`](Node::wait_applied).
+    pub fn wait_applied_to(
+        &self,
+        outbox: OutboxId,
+        tag: u64,
+        index: Index,
+    ) -> Result<(), ProposeError> {
+        let see = See::Applied { index };
+        self.inner.ask(outbox.0, tag, &[], see).map(drop)
     }
 
     fn pending(&self, token: Token) -> Pending {
@@ -359,7 +404,7 @@ impl Inner {
             Some(Box::<[u8]>::from(command))
         };
         let is_spilled = spilled.is_some();
-        let sent = self.propose.try_send(|slot| {
+        let sent = self.doors.propose.try_send(|slot| {
             slot.ask = ask;
             slot.token = token.0;
             slot.inline.clear();
@@ -391,19 +436,24 @@ impl Inner {
         query: &[u8],
         how: Consistency,
     ) -> Result<Token, ProposeError> {
-        let ask = match how {
-            Consistency::Linearizable => Ask::Read,
-            Consistency::Stale => Ask::StaleRead,
+        let see = match how {
+            Consistency::Linearizable => See::Now,
+            Consistency::Lease => See::Lease,
+            Consistency::AtMost { age, entries } => See::AtMost {
+                age_us: u64::try_from(age.as_micros()).unwrap_or(u64::MAX),
+                entries,
+            },
+            Consistency::Stale => See::Any,
+            Consistency::Log => return self.propose(Ask::Query, sink, tag, query),
         };
+        self.ask(sink, tag, query, see)
+    }
+
+    fn ask(&self, sink: u32, tag: u64, query: &[u8], see: See) -> Result<Token, ProposeError> {
         let token = self.take(sink, tag, query)?;
-        let sent = self.propose.try_send(|slot| {
-            slot.ask = ask;
+        let sent = self.doors.read.try_send(|slot| {
+            slot.see = see;
             slot.token = token.0;
-            slot.inline.clear();
-            *slot
-                .spilled
-                .get_mut()
-                .unwrap_or_else(PoisonError::into_inner) = None;
         });
         if sent.is_err() {
             self.shared.table.untake(token);

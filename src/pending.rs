@@ -391,6 +391,14 @@ impl Table {
         }
     }
 
+    /// Whether the request still waits for its answer.
+    pub(crate) fn is_open(&self, token: Token) -> bool {
+        self.slots.get(token.slot()).is_some_and(|slot| {
+            let state = slot.state.load(Ordering::Acquire);
+            state == token.state(OPEN) || state == token.state(LEFT)
+        })
+    }
+
     /// Whether every request has its answer, heard or not.
     pub(crate) fn all_answered(&self) -> bool {
         let open = |slot: &CachePadded<Slot>| {

@@ -12,6 +12,8 @@ use crate::raft::{Append, Message, Outcome};
 pub(crate) const KIND_COMMAND: u8 = 1;
 /// The first entry of a term, empty.
 pub(crate) const KIND_TERM_START: u8 = 2;
+/// A query that goes through the log: answered where it was asked, when it is applied; nothing to anybody else.
+pub(crate) const KIND_QUERY: u8 = 4;
 
 const VOTE: u8 = 1;
 const VOTE_REPLY: u8 = 2;
@@ -25,6 +27,8 @@ const READ_INDEX_REPLY: u8 = 8;
 pub(crate) const FORWARD: u8 = 9;
 /// Those of them that were not appended.
 pub(crate) const REFUSED: u8 = 10;
+const LEASE_ASK: u8 = 20;
+const LEASE_PROMISE: u8 = 21;
 
 /// What is said about snapshots, and their parts.
 pub(crate) const SNAPSHOT: u8 = 11;
@@ -135,6 +139,18 @@ pub(crate) fn encode(message: &Message, head: &mut Head) -> u8 {
         Message::ReadIndexReply { term, ctx, index } => {
             head.u64s([term, ctx, u64::from(index.is_some()), index.unwrap_or(0)]);
             READ_INDEX_REPLY
+        }
+        Message::LeaseAsk {
+            term,
+            number,
+            promise_us,
+        } => {
+            head.u64s([term, number, promise_us]);
+            LEASE_ASK
+        }
+        Message::LeasePromise { term, number } => {
+            head.u64s([term, number]);
+            LEASE_PROMISE
         }
     }
 }
@@ -320,6 +336,22 @@ pub(crate) fn decode(kind: u8, head: &[u8]) -> Result<Frame<'_>, HeadError> {
                 index: flag(kind, known)?.then_some(index),
             }
         }
+        LEASE_ASK => {
+            let [term, number, promise_us] = exactly(kind, head)?;
+            // No sum of it and a clock overflows.
+            if promise_us > 1 << 62 {
+                return Err(HeadError::Value { kind });
+            }
+            Message::LeaseAsk {
+                term,
+                number,
+                promise_us,
+            }
+        }
+        LEASE_PROMISE => {
+            let [term, number] = exactly(kind, head)?;
+            Message::LeasePromise { term, number }
+        }
         FORWARD => {
             let [term, origin] = exactly(kind, head)?;
             return Ok(Frame::Forward { term, origin });
@@ -430,6 +462,12 @@ mod tests {
                 ctx: 1,
                 index: None,
             },
+            Message::LeaseAsk {
+                term: 7,
+                number: 3,
+                promise_us: 1_000_000,
+            },
+            Message::LeasePromise { term: 7, number: 3 },
         ]
     }
 

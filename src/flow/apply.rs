@@ -1,8 +1,8 @@
 //! Hop 3: committed entries become state, and their origin's callers get the reply.
 //!
 //! The commit index is an atomic that bounds how far this stage reads the log; nothing is copied on the way: the state
-//! machine sees the records where they lie in the mapped segment. Reads wait in their ring until what they must see is
-//! applied.
+//! machine sees the records where they lie in the mapped segment. Reads wait here, in the order of their indexes, until what
+//! they must see is applied (`waiting.rs`); all that are due are answered in one turn.
 //!
 //! Snapshots are captured here, between two batches; writing them is the saver's. When the state is to be replaced by one,
 //! the machine itself goes to the saver, and nothing is applied or read until it is back.
@@ -10,6 +10,7 @@
 //! Invariant: an entry is given to the state machine at most once per process, whatever the state machine does.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -26,19 +27,25 @@ use crate::flow::hops::Stamp;
 use crate::flow::occasion::Occasion;
 use crate::flow::rings::{AtIndex, ToApply, advance};
 use crate::flow::shared::Shared;
+use crate::flow::waiting::WaitingReads;
 use crate::fsm::{Batch, Taken};
 use crate::pending::Token;
-use crate::wire::{KIND_COMMAND, KIND_TERM_START};
+use crate::wire::{KIND_COMMAND, KIND_QUERY, KIND_TERM_START};
 use crate::{Fault, Index, ProposeError, StateMachine, Term};
 
 /// How many bytes of the log one call of `StateMachine::apply` covers at the most (a longer entry goes alone).
 const APPLY_BYTES: u64 = 256 << 10;
+/// Reads that one turn takes and answers at the most.
+const READS_A_TURN: usize = 2048;
 
 pub(crate) struct Apply {
     /// `None` while the saver has it.
     machine: Option<Box<dyn StateMachine>>,
     reader: Reader,
     at_index: Receiver<ToApply>,
+    waiting: WaitingReads,
+    /// Offices begun and ended that the state machine has not been told of.
+    offices: VecDeque<AtIndex>,
     shared: Arc<Shared>,
     consensus: Waker,
     applied: Index,
@@ -78,6 +85,8 @@ impl Apply {
         Self {
             machine: Some(machine),
             reader,
+            waiting: WaitingReads::with_capacity(at_index.gauge().capacity()),
+            offices: VecDeque::with_capacity(16),
             at_index,
             shared,
             consensus,
@@ -105,6 +114,7 @@ impl Apply {
             self.shared
                 .table
                 .expire(now_us.saturating_sub(self.proposal_timeout_us));
+            self.waiting.forget_answered(&self.shared.table);
         }
         Ok(work)
     }
@@ -144,20 +154,11 @@ impl Apply {
             return true;
         }
         // A read whose index is not applied yet is woken for by the commit index.
-        self.applied < self.target() || {
-            let Self {
-                at_index,
-                applied,
-                shared,
-                ..
-            } = self;
-            let mut due = false;
-            at_index.drain_while(1, |item| {
-                due = reached(item.0, *applied, shared);
-                Take::Stop
-            });
-            due
-        }
+        let office = |office: &AtIndex| reached(*office, self.applied, &self.shared);
+        self.applied < self.target()
+            || !self.at_index.is_empty()
+            || self.waiting.is_due(self.applied)
+            || self.offices.front().is_some_and(office)
     }
 
     fn apply_committed(&mut self, now_us: u64) -> Result<usize, Fault> {
@@ -214,6 +215,17 @@ impl Apply {
                     guard("new_term", index, || machine.new_term(term, index, time_us))?;
                     // Everything of earlier terms that is in the log at all is applied by now.
                     self.shared.table.replace_before(term);
+                    (self.applied, self.term, self.time_us) = (index, term, time_us);
+                    record.bytes.len()
+                }
+                KIND_QUERY => {
+                    self.answer_query(&header, record.payload)?;
+                    let Header {
+                        index,
+                        term,
+                        time_us,
+                        ..
+                    } = header;
                     (self.applied, self.term, self.time_us) = (index, term, time_us);
                     record.bytes.len()
                 }
@@ -374,47 +386,80 @@ impl Apply {
         Ok(())
     }
 
+    /// A query that came through the log: here, if it was asked here.
+    fn answer_query(&mut self, header: &Header, query: &[u8]) -> Result<(), Fault> {
+        if header.origin != self.shared.origin {
+            return Ok(());
+        }
+        let (machine, reply) = (here(&mut self.machine), &mut self.reply);
+        reply.clear();
+        guard("query", header.index, || machine.query(query, reply))?;
+        self.shared
+            .table
+            .complete(Token(header.token), Ok(header.index), reply);
+        reply.clear();
+        Ok(())
+    }
+
     /// Does what was to be done once an index is applied.
     fn reach(&mut self) -> Result<usize, Fault> {
         let Self {
             at_index,
-            machine,
-            shared,
-            applied,
-            leading,
-            reply,
+            waiting,
+            offices,
             ..
         } = self;
-        let machine = here(machine);
-        let mut failed = None;
-        let taken = at_index.drain_while(256, |item| {
-            if failed.is_some() || !reached(item.0, *applied, shared) {
-                return Take::Stop;
+        let mut work = at_index.drain_while(READS_A_TURN, |item| {
+            match item.0 {
+                AtIndex::Read { index, token } => waiting.push(index, token, true),
+                AtIndex::Applied { index, token } => waiting.push(index, token, false),
+                office => offices.push_back(office),
             }
-            let done = match item.0 {
-                AtIndex::Read { token, .. } => guard("query", *applied, || {
-                    shared
-                        .table
-                        .complete_read(Token(token), *applied, reply, |query, reply| {
-                            machine.query(query, reply)
-                        });
-                }),
-                AtIndex::LeaderStart { term, .. } if shared.leads(term) => {
-                    *leading = Some(term);
-                    guard("leader_start", *applied, || machine.leader_start(term))
-                }
-                // A leader that fell before it had applied its first entry never started.
-                AtIndex::LeaderStart { .. } => Ok(()),
-                AtIndex::LeaderStop { term } if *leading == Some(term) => {
-                    *leading = None;
-                    guard("leader_stop", *applied, || machine.leader_stop(term))
-                }
-                AtIndex::LeaderStop { .. } => Ok(()),
-            };
-            failed = done.err();
             Take::Taken
         });
-        failed.map_or(Ok(taken), Err)
+        while let Some(&office) = self.offices.front()
+            && reached(office, self.applied, &self.shared)
+        {
+            self.offices.pop_front();
+            self.tell_office(office)?;
+            work += 1;
+        }
+        for _ in 0..READS_A_TURN {
+            let Some(due) = self.waiting.pop_due(self.applied) else {
+                break;
+            };
+            work += 1;
+            let (table, applied) = (&self.shared.table, self.applied);
+            let machine = here(&mut self.machine);
+            let token = Token(due.token);
+            if !due.is_query {
+                table.complete(token, Ok(applied), &[]);
+                continue;
+            }
+            let reply = &mut self.reply;
+            guard("query", applied, || {
+                table.complete_read(token, applied, reply, |query, reply| {
+                    machine.query(query, reply)
+                });
+            })?;
+        }
+        Ok(work)
+    }
+
+    fn tell_office(&mut self, office: AtIndex) -> Result<(), Fault> {
+        let (machine, applied) = (here(&mut self.machine), self.applied);
+        match office {
+            AtIndex::LeaderStart { term, .. } if self.shared.leads(term) => {
+                self.leading = Some(term);
+                guard("leader_start", applied, || machine.leader_start(term))
+            }
+            AtIndex::LeaderStop { term } if self.leading == Some(term) => {
+                self.leading = None;
+                guard("leader_stop", applied, || machine.leader_stop(term))
+            }
+            // A leader that fell before it had applied its first entry never started.
+            _ => Ok(()),
+        }
     }
 
     /// Ends leadership for the state machine; requests that are left are answered by the node.
@@ -430,10 +475,19 @@ impl Apply {
         }
         let table = &self.shared.table;
         self.at_index.drain(usize::MAX, |item| {
-            if let AtIndex::Read { token, .. } = item.0 {
+            if let AtIndex::Read { token, .. } | AtIndex::Applied { token, .. } = item.0 {
                 table.complete(Token(token), Err(ProposeError::Stopped), &[]);
             }
         });
+        for due in self.waiting.drain() {
+            table.complete(Token(due.token), Err(ProposeError::Stopped), &[]);
+        }
+    }
+
+    /// Reads that wait for their index, for whoever checks that they are bounded.
+    #[cfg(feature = "sim")]
+    pub(crate) fn waiting_reads(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Whether everything that is committed has been applied.
@@ -453,7 +507,7 @@ fn here(machine: &mut Option<Box<dyn StateMachine>>) -> &mut dyn StateMachine {
 
 fn reached(item: AtIndex, applied: Index, shared: &Shared) -> bool {
     match item {
-        AtIndex::Read { index, .. } => index <= applied,
+        AtIndex::Read { index, .. } | AtIndex::Applied { index, .. } => index <= applied,
         AtIndex::LeaderStart { index, term } => index <= applied || !shared.leads(term),
         AtIndex::LeaderStop { .. } => true,
     }

@@ -1,12 +1,16 @@
 //! What time it is: the machine's, or a simulator's.
+//!
+//! The machine's clock goes on while the machine is suspended, where the system has one that does: a leader that comes
+//! back from that must find its lease over. (A virtual machine that is stopped and resumed from outside without being
+//! told may see no time go by on any clock.)
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The node's clocks. Stages do not read them: they are told the time.
 #[derive(Clone, Debug)]
 pub(crate) enum Clock {
     /// The machine's.
-    System { start: Instant },
+    System { start: Duration },
     /// A simulator's, which it moves.
     #[cfg(feature = "sim")]
     Simulated(crate::sim::clock::NodeClock),
@@ -15,7 +19,7 @@ pub(crate) enum Clock {
 impl Clock {
     pub(crate) fn system() -> Self {
         Self::System {
-            start: Instant::now(),
+            start: since_boot(),
         }
     }
 
@@ -23,7 +27,7 @@ impl Clock {
     pub(crate) fn now_us(&self) -> u64 {
         match self {
             Self::System { start } => {
-                u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
+                u64::try_from(since_boot().saturating_sub(*start).as_micros()).unwrap_or(u64::MAX)
             }
             #[cfg(feature = "sim")]
             Self::Simulated(clock) => clock.now_us(),
@@ -46,5 +50,45 @@ impl Clock {
             #[cfg(feature = "sim")]
             Self::Simulated(clock) => clock.unix_us(),
         }
+    }
+}
+
+/// Whether the clock goes on while the machine is suspended.
+pub(crate) const COUNTS_SUSPENSION: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
+/// Since some moment before this process started.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn since_boot() -> Duration {
+    use std::sync::OnceLock;
+    use std::time::Instant;
+    static FIRST_LOOK: OnceLock<Instant> = OnceLock::new();
+    FIRST_LOOK.get_or_init(Instant::now).elapsed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machines_clock_goes_on_and_never_back() {
+        let clock = Clock::system();
+        let (first, began) = (clock.now_us(), std::time::Instant::now());
+        let mut last = first;
+        while began.elapsed() < Duration::from_millis(2) {
+            let now = clock.now_us();
+            assert!(last <= now, "from {last} back to {now}");
+            last = now;
+        }
+        assert!(
+            last >= first + 1_000,
+            "it moved from {first} to {last} in 2 ms"
+        );
     }
 }

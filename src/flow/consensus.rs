@@ -5,7 +5,9 @@
 //! outcome may need has room, so nothing decided is ever lost between two stages; the clock alone is always heard, and
 //! what it asks of the disk is held here should the ring be full. That is what keeps heartbeats alive under load.
 //!
-//! Order of a turn: the clock, small messages, the disk, entries from the leader, then proposals, each with a bound.
+//! Order of a turn: the clock, small messages, reads, the disk, entries from the leader, then proposals, each with a bound.
+//! Small messages and reads still have room on the entry ring when entries and proposals have none: a slow disk holds up
+//! no read.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -17,15 +19,15 @@ use storage::record::{self, Header};
 use crate::flow::forward;
 use crate::flow::hops::Stamp;
 use crate::flow::rings::{
-    Ask, AtIndex, Bulk, Entry, InBulk, InBulkKind, InSmall, News, Proposal, SendBulk, SendSmall,
-    Small, ToApply, ToConsensus, Wanted, Write, advance,
+    Ask, Asked, AtIndex, Bulk, Entry, InBulk, InBulkKind, InSmall, News, Proposal, See, SendBulk,
+    SendSmall, Small, ToApply, ToConsensus, Wanted, Write, advance,
 };
 use crate::flow::shared::{Shared, Stop};
 use crate::flow::sizes::Sizes;
 use crate::pending::Token;
 use crate::raft::{self, Core, Message, Outcome, Output};
 use crate::status::{PeerStatus, Role};
-use crate::wire::{KIND_COMMAND, KIND_TERM_START};
+use crate::wire::{KIND_COMMAND, KIND_QUERY, KIND_TERM_START};
 use crate::{Config, NodeId, ProposeError};
 
 /// Inputs of one kind that one turn takes at the most.
@@ -33,6 +35,8 @@ const TURN: usize = 256;
 /// Free slots of each outbound ring without which no input is taken: one input makes at most a few messages a peer.
 const ROOM: usize = 64;
 const ENTRY_ROOM: usize = 4;
+/// The same for inputs that bring entries.
+const BULK_ENTRY_ROOM: usize = 8;
 /// Slots of the ring to the apply stage that reads leave to the news of offices: they stay there until their index is
 /// applied.
 const OFFICE_ROOM: usize = 8;
@@ -45,6 +49,7 @@ pub(crate) struct Inputs {
     pub(crate) bulk: Receiver<InBulk>,
     pub(crate) propose: Receiver<Proposal>,
     pub(crate) news: Receiver<ToConsensus>,
+    pub(crate) read: Receiver<Asked>,
 }
 
 /// What it writes.
@@ -77,8 +82,10 @@ struct Brain {
     /// Proposals being gathered for the leader; likewise.
     forwards: Vec<u8>,
     refused: Vec<u8>,
-    /// `(context, token)` of the reads that wait for their index; those of one turn share a context.
-    reads: VecDeque<(u64, u64)>,
+    /// The reads that wait for their index; those of one turn share a context.
+    reads: VecDeque<Unconfirmed>,
+    /// Reads whose answer depends on the time; empty between two turns.
+    timed: Vec<(See, u64)>,
     /// Rises from a number of this process's own, so that an answer to an earlier life's question confirms nothing here.
     next_read: u64,
     last_time_us: u64,
@@ -92,6 +99,14 @@ struct Brain {
     leading: Option<u64>,
     /// Role, term and leader as they were last told to the log.
     shown: (Role, u64, Option<u64>),
+}
+
+#[derive(Clone, Copy)]
+struct Unconfirmed {
+    context: u64,
+    token: u64,
+    /// So many of the last entries it may miss.
+    entries: u64,
 }
 
 /// A truncation, or a replacement of the log, that was asked for: until it is known to be done, the log may still hold
@@ -150,6 +165,7 @@ impl Consensus {
             forwards: Vec::with_capacity(limits.batch_bytes),
             refused: Vec::with_capacity(4 << 10),
             reads: VecDeque::with_capacity(limits.max_reads),
+            timed: Vec::with_capacity(limits.max_reads.min(8 * TURN)),
             next_read: first_read,
             last_time_us,
             durable_write: 0,
@@ -178,6 +194,7 @@ impl Consensus {
         work += inputs
             .small
             .drain_while(TURN, |slot| brain.small(now_us, slot));
+        work += brain.reads(now_us, &mut inputs.read);
         work += brain.disk(now_us);
         work += inputs
             .news
@@ -199,11 +216,12 @@ impl Consensus {
         let Self { inputs, brain } = self;
         brain.has_room()
             && (!inputs.small.is_empty()
+                || !inputs.read.is_empty()
                 || brain.takes_next(&mut inputs.bulk)
                 || brain.disk_moved()
                 || !inputs.news.is_empty()
                 || brain.can_compact()
-                || (!inputs.propose.is_empty() && brain.takes_proposals()))
+                || (!inputs.propose.is_empty() && brain.takes_proposals() && brain.has_bulk_room()))
     }
 
     /// What waits in here, for whoever checks that it is bounded.
@@ -234,8 +252,11 @@ impl Consensus {
         self.inputs.propose.drain(usize::MAX, |slot| {
             table.complete(Token(slot.token), Err(ProposeError::Stopped), &[]);
         });
-        for (_, token) in self.brain.reads.drain(..) {
-            table.complete(Token(token), Err(ProposeError::Stopped), &[]);
+        self.inputs.read.drain(usize::MAX, |slot| {
+            table.complete(Token(slot.token), Err(ProposeError::Stopped), &[]);
+        });
+        for read in self.brain.reads.drain(..) {
+            table.complete(Token(read.token), Err(ProposeError::Stopped), &[]);
         }
     }
 }
@@ -246,6 +267,11 @@ impl Brain {
             && self.rings.entry.has_room(ENTRY_ROOM)
             && self.rings.send_small.has_room(ROOM)
             && self.rings.send_bulk.has_room(ROOM)
+    }
+
+    /// Whether an input that brings entries may be taken.
+    fn has_bulk_room(&mut self) -> bool {
+        self.has_room() && self.rings.entry.has_room(BULK_ENTRY_ROOM)
     }
 
     fn clock(&mut self, now_us: u64) -> usize {
@@ -270,6 +296,9 @@ impl Brain {
         }
         match slot.what {
             Small::Message(message) => {
+                if let Message::LeaseAsk { .. } = message {
+                    self.core.look_at_clock(self.shared.clock.now_us());
+                }
                 self.core.receive(now_us, slot.from, &message, &self.sizes);
                 if let Message::AppendReply {
                     outcome: Outcome::Matched { index },
@@ -311,7 +340,7 @@ impl Brain {
     }
 
     fn bulk(&mut self, now_us: u64, slot: &InBulk) -> Take {
-        if !self.has_room() {
+        if !self.has_bulk_room() {
             return Take::Stop;
         }
         match slot.what {
@@ -339,8 +368,11 @@ impl Brain {
     }
 
     /// Whether there is something on the bulk ring that can be taken now: forwarded proposals may have to wait.
-    fn takes_next(&self, bulk: &mut Receiver<InBulk>) -> bool {
+    fn takes_next(&mut self, bulk: &mut Receiver<InBulk>) -> bool {
         let mut takes = false;
+        if !self.has_bulk_room() {
+            return false;
+        }
         bulk.drain_while(1, |slot| {
             takes = match slot.what {
                 InBulkKind::Forward { term, .. } if self.core.term() == term => {
@@ -358,9 +390,70 @@ impl Brain {
         !self.core.is_leader() || self.core.uncommitted_bytes() < self.limits.uncommitted_bytes
     }
 
-    /// Takes proposals and reads, as many as go into one batch, and appends them, sends them to the leader, or refuses.
+    /// Takes reads. Most wait for one round that they share; what is known already is answered from it.
+    fn reads(&mut self, now_us: u64, ring: &mut Receiver<Asked>) -> usize {
+        if !self.has_room() || ring.is_empty() {
+            return 0;
+        }
+        let waited = self.reads.len();
+        let taken = ring.drain_while(8 * TURN, |slot| {
+            match slot.see {
+                See::Now => self.confirm(slot.token, 0),
+                See::Any => self.answer_at(0, slot.token),
+                See::Applied { index } => self.to_apply(AtIndex::Applied {
+                    index,
+                    token: slot.token,
+                }),
+                See::Lease | See::AtMost { .. } => self.timed.push((slot.see, slot.token)),
+            }
+            Take::Taken
+        });
+        if !self.timed.is_empty() {
+            // Only a look at the clock that comes after the reads have come says anything about them: this thread may
+            // have stood still since its turn began. See `raft/lease.rs`.
+            let now_us = self.shared.clock.now_us();
+            let mut timed = std::mem::take(&mut self.timed);
+            for (see, token) in timed.drain(..) {
+                let (known, entries) = match see {
+                    See::AtMost { age_us, entries } => {
+                        (self.core.fresh_index(now_us, age_us), entries)
+                    }
+                    _ => (self.core.lease_index(now_us), 0),
+                };
+                match known {
+                    Some(index) => self.answer_at(index.saturating_sub(entries), token),
+                    None => self.confirm(token, entries),
+                }
+            }
+            self.timed = timed;
+        }
+        if self.reads.len() > waited {
+            let context = self.next_read;
+            self.next_read += 1;
+            self.core.read(now_us, context);
+            self.act(now_us, None);
+        }
+        taken
+    }
+
+    /// The read waits for the next round.
+    fn confirm(&mut self, token: u64, entries: u64) {
+        if self.reads.len() == self.limits.max_reads {
+            self.shared
+                .table
+                .complete(Token(token), Err(ProposeError::Busy), &[]);
+            return;
+        }
+        self.reads.push_back(Unconfirmed {
+            context: self.next_read,
+            token,
+            entries,
+        });
+    }
+
+    /// Takes proposals, as many as go into one batch, and appends them, sends them to the leader, or refuses.
     fn proposals(&mut self, now_us: u64, propose: &mut Receiver<Proposal>) -> usize {
-        if !self.has_room() || !self.takes_proposals() || propose.is_empty() {
+        if !self.has_bulk_room() || !self.takes_proposals() || propose.is_empty() {
             return 0;
         }
         let draining = self.shared.stop() != Stop::No;
@@ -373,7 +466,6 @@ impl Brain {
         let first = self.core.last_index() + 1;
         let time_us = self.time_us();
         let mut count = 0;
-        let mut reads = 0;
         self.batch.clear();
         self.forwards.clear();
         let taken = propose.drain_while(8 * TURN, |slot| {
@@ -400,18 +492,7 @@ impl Brain {
                     .fetch_sub(command.len(), Ordering::Relaxed);
             }
             match slot.ask {
-                Ask::StaleRead => self.answer_at(0, slot.token),
-                Ask::Read => {
-                    if self.reads.len() < self.limits.max_reads {
-                        self.reads.push_back((self.next_read, slot.token));
-                        reads += 1;
-                    } else {
-                        self.shared
-                            .table
-                            .complete(token, Err(ProposeError::Busy), &[]);
-                    }
-                }
-                Ask::Command | Ask::LeaderCommand if leads => {
+                Ask::Command | Ask::LeaderCommand | Ask::Query if leads => {
                     self.shared.table.sent(token, term);
                     let header = Header {
                         index: first + count,
@@ -419,7 +500,7 @@ impl Brain {
                         time_us,
                         origin: self.shared.origin,
                         token: slot.token,
-                        kind: KIND_COMMAND,
+                        kind: kind_of(slot.ask == Ask::Query),
                     };
                     if count == 0 && self.shared.hops.is_free(now_us) {
                         let proposed_us = self.shared.table.since_us(token);
@@ -431,16 +512,17 @@ impl Brain {
                         .push(header.index, record::encoded_len(command.len()) as u64);
                     count += 1;
                 }
-                Ask::Command if forward_to.is_some() => {
+                Ask::Command | Ask::Query if forward_to.is_some() => {
                     self.shared.table.sent(token, term);
-                    forward::push(&mut self.forwards, slot.token, command);
+                    let is_query = slot.ask == Ask::Query;
+                    forward::push(&mut self.forwards, slot.token, is_query, command);
                 }
-                Ask::Command | Ask::LeaderCommand if draining => {
+                Ask::Command | Ask::LeaderCommand | Ask::Query if draining => {
                     self.shared
                         .table
                         .complete(token, Err(ProposeError::Stopped), &[]);
                 }
-                Ask::Command | Ask::LeaderCommand => self.refuse(token),
+                Ask::Command | Ask::LeaderCommand | Ask::Query => self.refuse(token),
             }
             Take::Taken
         });
@@ -455,12 +537,6 @@ impl Brain {
                 std::mem::swap(&mut slot.bytes, forwards);
             });
             assert!(sent.is_ok(), "the room was looked at before");
-        }
-        if reads > 0 {
-            let context = self.next_read;
-            self.next_read += 1;
-            self.core.read(now_us, context);
-            self.act(now_us, None);
         }
         taken
     }
@@ -485,14 +561,14 @@ impl Brain {
         let (term, time_us) = (self.core.term(), self.time_us());
         self.batch.clear();
         let mut count = 0;
-        for (token, command) in forward::commands(body) {
+        for (token, is_query, command) in forward::commands(body) {
             let header = Header {
                 index: first + count,
                 term,
                 time_us,
                 origin,
                 token,
-                kind: KIND_COMMAND,
+                kind: kind_of(is_query),
             };
             record::encode_into(&mut self.batch, &header, command);
             self.sizes
@@ -506,7 +582,7 @@ impl Brain {
 
     fn refuse_forwarded(&mut self, to: u64, term: u64, body: &[u8]) {
         self.refused.clear();
-        for (token, _) in forward::commands(body) {
+        for (token, ..) in forward::commands(body) {
             self.refused.extend_from_slice(&token.to_le_bytes());
         }
         let refused = &mut self.refused;
@@ -739,21 +815,25 @@ impl Brain {
     }
 
     fn reads_ready(&mut self, ctx: u64, index: u64) {
-        while let Some(&(context, token)) = self.reads.front() {
-            if context > ctx {
+        while let Some(&read) = self.reads.front() {
+            if read.context > ctx {
                 break;
             }
             self.reads.pop_front();
-            self.answer_at(index, token);
+            self.answer_at(index.saturating_sub(read.entries), read.token);
         }
     }
 
     fn answer_at(&mut self, index: u64, token: u64) {
+        self.to_apply(AtIndex::Read { index, token });
+    }
+
+    fn to_apply(&mut self, what: AtIndex) {
         let ring = &mut self.rings.at_index;
-        let sent = ring.has_room(OFFICE_ROOM + 1)
-            && ring
-                .try_send(|slot| slot.0 = AtIndex::Read { index, token })
-                .is_ok();
+        let sent = ring.has_room(OFFICE_ROOM + 1) && ring.try_send(|slot| slot.0 = what).is_ok();
+        let (AtIndex::Read { token, .. } | AtIndex::Applied { token, .. }) = what else {
+            return;
+        };
         if !sent {
             self.shared
                 .table
@@ -762,12 +842,19 @@ impl Brain {
     }
 
     fn reads_failed(&mut self, ctx: u64) {
-        while let Some(&(context, token)) = self.reads.front() {
-            if context > ctx {
+        // Without a leader nobody was asked; otherwise he was, and did not answer.
+        let error = match self.core.leader() {
+            None => ProposeError::NotLeader { leader: None },
+            Some(_) => ProposeError::Unconfirmed,
+        };
+        while let Some(&read) = self.reads.front() {
+            if read.context > ctx {
                 break;
             }
             self.reads.pop_front();
-            self.refuse(Token(token));
+            self.shared
+                .table
+                .complete(Token(read.token), Err(error.clone()), &[]);
         }
     }
 
@@ -851,4 +938,8 @@ impl Brain {
             peer.piggyback.extend_from_slice(bytes);
         }
     }
+}
+
+fn kind_of(is_query: bool) -> u8 {
+    if is_query { KIND_QUERY } else { KIND_COMMAND }
 }

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use net::Net;
-use ringbuf::{ManySender, Sleeper, Waker};
+use ringbuf::{Sleeper, Waker};
 use storage::{Dir, Disk, FlushWay, Log, Options, Recovered, SnapshotId, SnapshotMeta};
 
 use crate::flow::append::Append;
@@ -22,8 +22,8 @@ use crate::flow::receive::Inbound;
 use crate::flow::replicate::Network;
 use crate::flow::reply::{ReplyStage, Sinks};
 use crate::flow::rings::{
-    AtIndex, Bulk, Entry, InBulk, InBulkKind, InSmall, InTransfer, News, Proposal, SendBulk,
-    SendSmall, SendTransfer, Small, ToApply, ToConsensus, Wanted,
+    Asked, AtIndex, Bulk, Doors, Entry, InBulk, InBulkKind, InSmall, InTransfer, News, Proposal,
+    See, SendBulk, SendSmall, SendTransfer, Small, ToApply, ToConsensus, Wanted,
 };
 use crate::flow::runner::{self, Driver};
 use crate::flow::saver::Saver;
@@ -61,7 +61,7 @@ const BATCH_BUFFER: usize = 16 << 10;
 /// A node that is put together and not yet running.
 pub(crate) struct Graph {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) propose: ManySender<Proposal>,
+    pub(crate) doors: Doors,
     pub(crate) stages: Stages,
     aside: Aside,
     sleepers: Sleepers,
@@ -155,7 +155,7 @@ pub(crate) fn build(
     );
     let graph = Graph {
         shared: made.shared,
-        propose: made.propose,
+        doors: made.doors,
         stages: made.stages,
         aside: made.aside,
         sleepers,
@@ -183,7 +183,7 @@ pub(crate) struct Parts<D: Dir, L: Link> {
 /// A node as stages and the handles on them: who runs them is another matter.
 pub(crate) struct Wired<D: Dir, L: Link> {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) propose: ManySender<Proposal>,
+    pub(crate) doors: Doors,
     pub(crate) stages: Stages<D, L>,
     pub(crate) aside: Aside<D>,
 }
@@ -225,6 +225,16 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         "propose",
         config.propose_ring,
         || Proposal::slot(inline),
+        wakers.consensus.clone(),
+    );
+    // `read`: any thread -> consensus. As many slots as the table has: hardly ever full, then `Busy`.
+    let (read, reads) = ringbuf::ring_many(
+        "read",
+        config.max_pending,
+        || Asked {
+            see: See::Any,
+            token: 0,
+        },
         wakers.consensus.clone(),
     );
     // `entry`: consensus -> append, a batch a slot. Full: consensus takes no proposals and no appends.
@@ -344,6 +354,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
     }
     shared.set_gauges(vec![
         propose.gauge(),
+        read.gauge(),
         entry.gauge(),
         send_small.gauge(),
         send_bulk.gauge(),
@@ -379,6 +390,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
             bulk,
             propose: proposals,
             news: told,
+            read: reads,
         },
         Rings {
             entry,
@@ -464,7 +476,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
     };
     Wired {
         shared,
-        propose,
+        doors: Doors { propose, read },
         stages,
         aside: Aside { saver, transfer },
     }
@@ -612,6 +624,9 @@ fn settings(config: &Config, seed: u64) -> raft::Settings {
         max_inflight_messages: config.max_inflight_messages,
         max_inflight_bytes: config.max_inflight_bytes as u64,
         disk_stall_us: us(config.election_timeout * 4),
+        lease_us: config
+            .lease
+            .map(|lease| raft::certain_us(us(config.election_timeout), lease.max_clock_drift_ppm)),
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod replicate;
 pub(crate) mod apply;
 pub(crate) mod occasion;
 pub(crate) mod reply;
+pub(crate) mod waiting;
 
 pub(crate) mod desk;
 pub(crate) mod saver;

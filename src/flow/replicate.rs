@@ -275,7 +275,7 @@ fn refuse(shared: &Shared, body: &[u8], error: SendError) {
         SendError::Down => ProposeError::NotLeader { leader: None },
         SendError::Full | SendError::TooLarge => ProposeError::Busy,
     };
-    for (token, _) in forward::commands(body) {
+    for (token, ..) in forward::commands(body) {
         shared.table.complete(Token(token), Err(error.clone()), &[]);
     }
 }

@@ -3,6 +3,7 @@
 //! | ring | writer → reader | when full |
 //! |---|---|---|
 //! | propose | any thread → consensus | the caller gets `Busy`, nothing is appended |
+//! | read | any thread → consensus | as above; it has a slot for each request that can be under way |
 //! | entry | consensus → append | consensus takes no proposals and no appends; heartbeats and votes go on |
 //! | send small, send bulk | consensus → network | consensus takes no more input until there is room |
 //! | inbound small, inbound bulk | network → consensus | the connection is not read further: TCP pushes back |
@@ -18,6 +19,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
+use ringbuf::ManySender;
 
 use crate::flow::transfer::Parcel;
 use crate::raft::Message;
@@ -29,10 +31,38 @@ pub(crate) enum Ask {
     Command,
     /// Append the command if this node leads.
     LeaderCommand,
-    /// Find the index that a linearizable read must see. The query is with the slot of the token.
-    Read,
-    /// Answer from whatever is applied.
-    StaleRead,
+    /// As `Command`, for a query that is to go through the log.
+    Query,
+}
+
+/// What a read must see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum See {
+    /// Everything that was acknowledged before it came: by a round.
+    Now,
+    /// The same: by the lease, if there is one.
+    Lease,
+    /// What was committed `age_us` ago, but for the last `entries` of that.
+    AtMost { age_us: u64, entries: u64 },
+    /// Whatever is applied.
+    Any,
+    /// It only waits until this index is applied.
+    Applied { index: u64 },
+}
+
+/// A slot of the read ring; the query is with the slot of the token. It has a ring to itself so that no read waits behind
+/// proposals that may not be taken now.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) see: See,
+    pub(crate) token: u64,
+}
+
+/// The rings that any thread writes to.
+#[derive(Clone, Debug)]
+pub(crate) struct Doors {
+    pub(crate) propose: ManySender<Proposal>,
+    pub(crate) read: ManySender<Asked>,
 }
 
 /// A slot of the propose ring.
@@ -199,6 +229,8 @@ pub(crate) enum InBulkKind {
 pub(crate) enum AtIndex {
     /// Answer the read once `index` is applied.
     Read { index: u64, token: u64 },
+    /// Say that `index` is applied.
+    Applied { index: u64, token: u64 },
     /// This node leads in `term`, whose first entry is `index`.
     LeaderStart { index: u64, term: u64 },
     /// It no longer does.

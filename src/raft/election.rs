@@ -7,7 +7,8 @@
 //!
 //! What holds: a node votes once a term, whatever it becomes in between, since the vote is kept
 //! with the term and never cleared within it. A node that hears its leader ignores who stands
-//! (stickiness, §4.2.3), and raises no term for it. The timer is set anew by a granted vote or a
+//! (stickiness, §4.2.3), and raises no term for it; so does one that has promised its leader a lease
+//! (`lease.rs`), and that one does not stand either. The timer is set anew by a granted vote or a
 //! leader's message and by nothing else.
 
 use crate::raft::durable::Promise;
@@ -81,6 +82,12 @@ impl Core {
         self.reset_election_timer();
         let stalled = self.durable.stalled_us(self.now_us) >= self.settings.disk_stall_us;
         if self.idle_role() == Role::Learner || stalled || self.is_healing() {
+            return;
+        }
+        if let Some(until_us) = self.bound_until() {
+            // To stand is to vote for oneself.
+            let spread = self.rng.below(self.settings.election_timeout_us / 4);
+            self.election_due_us = self.election_due_us.min(until_us + spread);
             return;
         }
         self.leader = None;
@@ -162,7 +169,7 @@ impl Core {
 
     /// `theirs` is the candidate's last term and index.
     pub(super) fn on_vote(&mut self, from: u64, term: u64, pre: bool, theirs: (u64, u64)) {
-        if term > self.term && self.hears_its_leader() {
+        if term > self.term && (self.hears_its_leader() || self.bound_until().is_some()) {
             return;
         }
         let up_to_date = theirs >= self.measure();

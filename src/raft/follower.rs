@@ -11,7 +11,7 @@ use crate::raft::{Core, Message, Output, REACH, Role};
 impl Core {
     /// A leader of this term speaks: follows it. False for one of an earlier term, or who cannot
     /// be.
-    fn hear_leader(&mut self, from: u64, term: u64) -> bool {
+    pub(super) fn hear_leader(&mut self, from: u64, term: u64) -> bool {
         if term < self.term || (term == self.term && self.role == Role::Leader) {
             return false;
         }

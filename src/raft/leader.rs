@@ -35,6 +35,7 @@ impl Core {
         self.election_due_us = self.now_us + self.settings.election_timeout_us;
         self.heartbeat_due_us = self.now_us + self.settings.heartbeat_us;
         self.replicate_to_all(sizes);
+        self.ask_for_promises();
     }
 
     /// What an office leaves behind for nobody.
@@ -43,6 +44,7 @@ impl Core {
         self.uncommitted.clear();
         self.uncommitted_bytes = 0;
         self.fail_led_reads();
+        self.end_lease();
     }
 
     pub(super) fn append_own(&mut self, count: u64, bytes: u64) -> u64 {
@@ -80,6 +82,7 @@ impl Core {
                 self.heartbeat(at);
                 self.replicate(at, sizes);
             }
+            self.ask_for_promises();
         }
     }
 

@@ -108,6 +108,17 @@ pub(crate) enum Message {
         ctx: u64,
         index: Option<u64>,
     },
+    /// A leader asks a voter to elect nobody for so long.
+    LeaseAsk {
+        term: u64,
+        number: u64,
+        promise_us: u64,
+    },
+    /// It will not, from when it was asked.
+    LeasePromise {
+        term: u64,
+        number: u64,
+    },
 }
 
 impl Message {
@@ -120,7 +131,9 @@ impl Message {
             | Self::Heartbeat { term, .. }
             | Self::HeartbeatReply { term, .. }
             | Self::ReadIndex { term, .. }
-            | Self::ReadIndexReply { term, .. } => term,
+            | Self::ReadIndexReply { term, .. }
+            | Self::LeaseAsk { term, .. }
+            | Self::LeasePromise { term, .. } => term,
         }
     }
 
@@ -227,6 +240,19 @@ impl fmt::Display for Message {
                 index: None,
             } => {
                 write!(f, "ReadIndexReply term={term} ctx={ctx} refused")
+            }
+            Self::LeaseAsk {
+                term,
+                number,
+                promise_us,
+            } => {
+                write!(
+                    f,
+                    "LeaseAsk term={term} number={number} for {promise_us} us"
+                )
+            }
+            Self::LeasePromise { term, number } => {
+                write!(f, "LeasePromise term={term} number={number}")
             }
         }
     }

@@ -16,6 +16,7 @@ mod election;
 mod follower;
 mod heal;
 mod leader;
+mod lease;
 mod log;
 mod message;
 mod progress;
@@ -30,10 +31,12 @@ use std::collections::VecDeque;
 use std::fmt;
 
 pub(crate) use self::heal::Heal;
+pub(crate) use self::lease::certain_us;
 pub(crate) use self::message::{Append, MAX_RUNS, Message, Outcome};
 pub(crate) use self::quorum::Membership;
 
 use self::durable::{Durable, Promise};
+use self::lease::Lease;
 use self::log::TermRuns;
 use self::progress::Progress;
 use self::read::Reads;
@@ -61,6 +64,9 @@ pub(crate) struct Settings {
     pub(crate) max_inflight_bytes: u64,
     /// A leader whose disk has finished nothing for so long, with writes outstanding, steps down.
     pub(crate) disk_stall_us: u64,
+    /// How long a lease lasts, less than an election timeout; `None`: there are none, and nothing is
+    /// promised to others.
+    pub(crate) lease_us: Option<u64>,
 }
 
 /// What the disk gave back at the start.
@@ -188,6 +194,7 @@ pub(crate) struct Core {
     heartbeat_due_us: u64,
     reads: Reads,
     heal: Option<Heal>,
+    lease: Lease,
     rng: Rng,
     now_us: u64,
     outputs: VecDeque<Output>,
@@ -212,6 +219,12 @@ impl Core {
         let term = restored.term.max(log.last_term());
         let vote = restored.vote.filter(|_| term == restored.term);
         let id = settings.id;
+        let alone = restored.membership.voters == [id] && restored.membership.outgoing.is_empty();
+        let bound_us = match settings.lease_us {
+            // What it may have promised in its last life.
+            Some(_) if !alone => now_us + settings.election_timeout_us,
+            _ => 0,
+        };
         let peers = restored
             .membership
             .everyone()
@@ -250,11 +263,12 @@ impl Core {
             heartbeat_due_us: u64::MAX,
             reads: Reads::new(),
             heal: restored.heal,
+            lease: Lease::new(bound_us),
             now_us,
             outputs: VecDeque::with_capacity(1024),
         };
         core.reset_election_timer();
-        if core.membership.voters == [id] && core.membership.outgoing.is_empty() {
+        if alone {
             core.election_due_us = now_us; // Nobody else could lead.
         }
         core
@@ -326,6 +340,12 @@ impl Core {
             Message::ReadIndexReply { term, ctx, index } => {
                 self.on_read_index_reply(from, term, ctx, index)
             }
+            Message::LeaseAsk {
+                term,
+                number,
+                promise_us,
+            } => self.on_lease_ask(from, term, number, promise_us),
+            Message::LeasePromise { term, number } => self.on_lease_promise(from, term, number),
         }
     }
 

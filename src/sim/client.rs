@@ -305,6 +305,7 @@ pub(crate) fn name(error: &ProposeError) -> &'static str {
         ProposeError::TooLarge { .. } => "answer: too large",
         ProposeError::Replaced => "answer: replaced",
         ProposeError::Unknown => "answer: unknown",
+        ProposeError::Unconfirmed => "answer: not confirmed",
         ProposeError::Stopped => "answer: stopped",
         ProposeError::SnapshotRunning | ProposeError::NoSnapshot => "answer: no snapshot",
     }

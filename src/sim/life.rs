@@ -171,7 +171,7 @@ impl Life {
                 rings,
             },
         );
-        let node = Node::new(made.shared.clone(), made.propose, config, Vec::new());
+        let node = Node::new(made.shared.clone(), made.doors, config, Vec::new());
         let outbox = node.outbox(|| ()).expect("the first outbox of a node");
         let life = Self {
             stages: made.stages,

@@ -49,6 +49,10 @@ impl Run {
         settings.max_append_bytes = 1 + rng.below(40);
         settings.max_inflight_bytes = settings.max_append_bytes * (1 + rng.below(4));
         settings.max_inflight_messages = 1 + rng.below(6) as usize;
+        if rng.below(3) == 0 {
+            let timeout_us = settings.election_timeout_us;
+            settings.lease_us = Some(crate::raft::certain_us(timeout_us, 0));
+        }
         let cluster = Cluster::new(membership(&mut rng), settings);
         let (loss, slow_leader) = (rng.below(20), rng.below(2) == 0);
         Self {
@@ -239,14 +243,16 @@ fn a_group_keeps_its_word_whatever_happens() {
         sum.offices += counts.offices;
         sum.truncations += counts.truncations;
         sum.reads_ready += counts.reads_ready;
+        sum.leases += counts.leases;
         sum.crashes_with_writes += counts.crashes_with_writes;
         sum.commits_ahead_of_own_disk += counts.commits_ahead_of_own_disk;
     }
     if many {
         // Else the runs would prove little.
-        assert!(sum.offices > 500, "{sum:?}");
+        assert!(sum.offices > 400, "{sum:?}");
         assert!(sum.truncations > 60, "{sum:?}");
         assert!(sum.reads_ready > 500, "{sum:?}");
+        assert!(sum.leases > 5000, "{sum:?}");
         assert!(sum.crashes_with_writes > 200, "{sum:?}");
         assert!(sum.commits_ahead_of_own_disk > 20, "{sum:?}");
     }

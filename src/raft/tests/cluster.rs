@@ -5,7 +5,7 @@
 //!   quorum at that moment, whatever the leader itself believes.
 //! - A vote, a candidacy, an acknowledgement, a term: none of them is said before it is on the
 //!   disk.
-//! - A read sees everything that was committed anywhere when it was asked for.
+//! - A read sees everything that was committed anywhere when it was asked for; so would one that a lease answers, now.
 //! - Windows are kept.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -116,6 +116,8 @@ pub(super) struct Counts {
     pub(super) offices: u64,
     pub(super) truncations: u64,
     pub(super) reads_ready: u64,
+    /// Looks at a lease that ran.
+    pub(super) leases: u64,
     pub(super) crashes_with_writes: u64,
     /// Commits that did not need the leader's own disk.
     pub(super) commits_ahead_of_own_disk: u64,
@@ -262,6 +264,7 @@ impl Cluster {
         if let Some(core) = &mut node.core {
             what(core, &node.bytes, now_us);
             self.act(id, &[], 0);
+            self.check_leases();
         }
     }
 
@@ -285,6 +288,11 @@ impl Cluster {
 
     pub(super) fn peer_down(&mut self, id: u64, peer: u64) {
         self.step(id, |core, _, now_us| core.peer_down(now_us, peer));
+    }
+
+    pub(super) fn look_at_clock(&mut self, id: u64, now_us: u64) {
+        let core = self.node_mut(id).core.as_mut().expect("it is up");
+        core.look_at_clock(now_us);
     }
 
     pub(super) fn read(&mut self, id: u64, ctx: u64) {
@@ -613,6 +621,23 @@ impl Cluster {
         }
     }
 
+    /// What a lease answers for at this moment is everything that was ever committed.
+    fn check_leases(&mut self) {
+        for node in &self.nodes {
+            let Some(core) = &node.core else { continue };
+            let Some(index) = core.lease_index(self.now_us) else {
+                continue;
+            };
+            let committed = self.committed.len() as u64;
+            assert!(
+                index >= committed,
+                "{} would read at {index} by its lease, but {committed} was committed",
+                node.id
+            );
+            self.counts.leases += 1;
+        }
+    }
+
     fn check_node(&mut self, id: u64) {
         let settings = &self.settings;
         let node = self.node(id);
@@ -662,5 +687,6 @@ pub(super) fn settings() -> Settings {
         max_inflight_messages: 4,
         max_inflight_bytes: 4000,
         disk_stall_us: 400_000,
+        lease_us: None,
     }
 }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `nodes 3 [outgoing=3,4] [learners=4]` | makes a group of 1..=3 |
 //! | .. `[window=4] [window-bytes=4000] [append-bytes=1000]` | with these limits |
+//! | .. `[lease=95]` | with leases of so many milliseconds |
 //! | `restore 1 term=2 [vote=1] [log=1,1,2]` | restarts it with another past: a term an entry |
 //! | `campaign 1` | as if its election timer ran out |
 //! | `elect 1` | has it elected and its first entry everywhere, without a word about it |
@@ -20,6 +21,9 @@
 //! | `tick 1 [2 ..]` | they look at the clock |
 //! | `run 100` | as many milliseconds of a group whose disks and network are quick |
 //! | `read 2 7` | 2 asks for a read index under context 7 |
+//! | `lease 1` | what it would answer a lease read with |
+//! | `fresh 1 50` | what it would answer a read with that may be so many milliseconds old |
+//! | `clock 2 30` | 2 looks at its clock, which is so many milliseconds ahead of its turn |
 //! | `stabilize [1 2]` | disks finish and messages arrive until nothing is left to do |
 //! | `quiet COMMAND` | the same without a word about it |
 //! | `status`, `log`, `net` | shows nodes, logs (on the disk: before the bar), messages |
@@ -117,6 +121,7 @@ impl Script {
         }
         settings.max_inflight_bytes = words.get("window-bytes").unwrap_or(4000);
         settings.max_append_bytes = words.get("append-bytes").unwrap_or(1000);
+        settings.lease_us = words.get("lease").map(|ms| 1000 * ms);
         let membership = Membership {
             voters: (1..=words.number(0)).collect(),
             outgoing: words.list("outgoing"),
@@ -208,6 +213,20 @@ impl Script {
             }
             "tick" => words.ids(0, &all).iter().for_each(|&id| cluster.tick(id)),
             "read" => cluster.read(words.number(0), words.number(1)),
+            "lease" | "fresh" => {
+                let (id, now_us) = (words.number(0), cluster.now_us);
+                let core = cluster.node(id).core.as_ref().expect("it is up");
+                let known = match verb {
+                    "lease" => core.lease_index(now_us),
+                    _ => core.fresh_index(now_us, 1000 * words.number(1)),
+                };
+                let known = known.map_or("not known".to_owned(), |index| format!("at {index}"));
+                cluster.say(format!("{id} {verb}: {known}"));
+            }
+            "clock" => {
+                let ahead_us = cluster.now_us + 1000 * words.number(1);
+                cluster.look_at_clock(words.number(0), ahead_us);
+            }
             "stabilize" => stabilize(cluster, &words.ids(0, &all)),
             "status" => words
                 .ids(0, &all)

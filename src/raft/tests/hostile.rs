@@ -239,7 +239,7 @@ fn what_waits_for_the_disk_or_a_round_is_bounded() {
         while core.pop_output().is_some() {}
     }
     assert!(
-        core.reads.len() <= 2048,
+        core.reads.len() <= 16,
         "{} reads wait for the leader",
         core.reads.len()
     );

@@ -113,6 +113,72 @@ fn a_refused_vote_does_not_reset_the_timer() {
     assert!(core.next_deadline() >= 199_000, "a granted one does");
 }
 
+/// A promise forbids the real vote too: the pre-vote may have been granted before it.
+#[test]
+fn who_has_promised_its_leader_a_lease_votes_for_nobody() {
+    let mut settings = settings();
+    (settings.id, settings.lease_us) = (1, Some(95_000));
+    let timeout_us = settings.election_timeout_us;
+    let mut core = Core::new(settings, restored(5, None, vec![(5, 1)], 1), 0);
+    let ask = Message::LeaseAsk {
+        term: 5,
+        number: 1,
+        promise_us: timeout_us,
+    };
+    let stand = |pre| Message::Vote {
+        term: 6,
+        pre,
+        last_index: 9,
+        last_term: 5,
+    };
+    // Nobody votes for an election timeout after a start.
+    core.receive(timeout_us - 1, 2, &stand(false), &NoSizes);
+    assert_eq!(outputs(&mut core), []);
+    core.look_at_clock(timeout_us + 30);
+    core.receive(timeout_us, 3, &ask, &NoSizes);
+    let said = outputs(&mut core);
+    let promise = Output::Send {
+        to: 3,
+        message: Message::LeasePromise { term: 5, number: 1 },
+    };
+    assert!(said.contains(&promise), "{said:?}");
+    // Stickiness ends with the connection.
+    core.peer_down(timeout_us, 3);
+    for pre in [true, false] {
+        core.receive(2 * timeout_us + 29, 2, &stand(pre), &NoSizes);
+        assert_eq!((outputs(&mut core), core.term()), (vec![], 5), "pre={pre}");
+    }
+    core.receive(2 * timeout_us + 30, 2, &stand(false), &NoSizes);
+    assert_eq!(core.term(), 6, "the promise is over");
+}
+
+/// What a peer asks may be anything: a promise that is longer than its own timeout would not be
+/// known to this node after a restart.
+#[test]
+fn no_promise_is_given_that_a_restart_would_forget() {
+    for (lease_us, promise_us) in [(None, 1), (Some(95_000), 100_001), (Some(95_000), u64::MAX)] {
+        let mut settings = settings();
+        (settings.id, settings.lease_us) = (1, lease_us);
+        let mut core = Core::new(settings, restored(5, None, vec![(5, 1)], 1), 0);
+        let ask = Message::LeaseAsk {
+            term: 5,
+            number: 1,
+            promise_us,
+        };
+        core.receive(1, 2, &ask, &NoSizes);
+        let said = outputs(&mut core);
+        let promises = |output: &Output| {
+            let message = match output {
+                Output::Send { message, .. } => message,
+                _ => return false,
+            };
+            matches!(message, Message::LeasePromise { .. })
+        };
+        assert!(!said.iter().any(promises), "{lease_us:?} {promise_us}");
+        assert_eq!(core.leader(), Some(2), "a leader it is all the same");
+    }
+}
+
 /// A crash between the writes of an entry and of the term may leave the newer of the two in the
 /// log.
 #[test]

@@ -69,6 +69,10 @@ pub(crate) fn memory(node: u64, life: &Life, limits: &crate::Config) -> Verdict 
     if waiting.reads > limits.max_pending {
         says("reads waiting", waiting.reads, limits.max_pending)?;
     }
+    let at_index = life.stages.apply.waiting_reads();
+    if at_index > limits.max_pending {
+        says("reads waiting for an index", at_index, limits.max_pending)?;
+    }
     // The clock asks for a write an election timeout at the most; a disk that stands still stops that too.
     if waiting.held_writes > 16 {
         says("writes held for a full ring", waiting.held_writes, 16)?;
