@@ -400,7 +400,7 @@ impl Brain {
             match slot.see {
                 See::Now => self.confirm(slot.token, 0),
                 See::Any => self.answer_at(0, slot.token),
-                See::Applied { index } => self.to_apply(AtIndex::Applied {
+                See::Applied { index } => self.hand_to_apply(AtIndex::Applied {
                     index,
                     token: slot.token,
                 }),
@@ -825,10 +825,10 @@ impl Brain {
     }
 
     fn answer_at(&mut self, index: u64, token: u64) {
-        self.to_apply(AtIndex::Read { index, token });
+        self.hand_to_apply(AtIndex::Read { index, token });
     }
 
-    fn to_apply(&mut self, what: AtIndex) {
+    fn hand_to_apply(&mut self, what: AtIndex) {
         let ring = &mut self.rings.at_index;
         let sent = ring.has_room(OFFICE_ROOM + 1) && ring.try_send(|slot| slot.0 = what).is_ok();
         let (AtIndex::Read { token, .. } | AtIndex::Applied { token, .. }) = what else {

@@ -1,22 +1,34 @@
 //! The clients: they ask without waiting for answers, by every way that a node has, and remember what they saw.
 //!
-//! Each answer is held against the ledger as it comes, and the whole history is checked for linearizability in the end.
+//! Each answer is held against the ledger as it comes, and the whole history is checked for linearizability in the end:
+//! what reads by round, by lease and through the log have seen. A read that may be a little old must have what had been
+//! answered so long before it was asked, by the true time.
 //! Calls and returns are numbered events: no two are at the same moment.
 
+use std::time::Duration;
+
+use crate::sim::clock::TRUE_RATE;
 use crate::sim::invariants::{Verdict, broken};
 use crate::sim::ledger::{Book, Ledger};
 use crate::sim::life::Life;
 use crate::sim::linear::{self, Kind, Op};
 use crate::sim::plan::Plan;
 use crate::sim::rng::Rng;
-use crate::{Consistency, ProposeError, Reply};
+use crate::{Consistency, Index, ProposeError, Reply};
 
 /// What an operation asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ask {
     Increment,
+    /// By a round.
     Read,
+    LeaseRead,
+    LogRead,
+    /// What was there so many microseconds ago, but for so many entries.
+    OldRead(u64, u64),
     StaleRead,
+    /// Only that this index is applied.
+    Wait(Index),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +37,8 @@ struct Asked {
     node: u8,
     /// The event of its call; it is over when this is 0.
     call: u64,
+    /// The least value that is right.
+    floor: u64,
 }
 
 pub(crate) struct Clients {
@@ -35,6 +49,10 @@ pub(crate) struct Clients {
     open: usize,
     events: u64,
     history: Vec<Op>,
+    now_us: u64,
+    /// `(when, value)`: what a client had been told by then, rising.
+    told: Vec<(u64, u64)>,
+    slowest_ppm: u64,
     next_us: u64,
     left: u64,
     command: Vec<u8>,
@@ -56,6 +74,9 @@ impl Clients {
             ops: Vec::with_capacity(plan.ops as usize + 64),
             open: 0,
             events: 0,
+            now_us: 0,
+            told: vec![(0, 0)],
+            slowest_ppm: TRUE_RATE - plan.skew_ppm,
             history: Vec::with_capacity(plan.ops as usize + 64),
             next_us: 0,
             left: plan.ops,
@@ -106,12 +127,58 @@ impl Clients {
 
     /// Asks `life` for something. Returns what became of it, when that is known at once.
     pub(crate) fn ask(&mut self, at: usize, life: &Life, plan: &Plan) -> Option<Became> {
-        let ask = match self.rng.below(1_000_000) {
-            ppm if ppm < plan.reads_ppm * 9 / 10 => Ask::Read,
-            ppm if ppm < plan.reads_ppm => Ask::StaleRead,
-            _ => Ask::Increment,
+        let ask = if self.rng.chance(plan.reads_ppm) {
+            self.kind_of_read(plan)
+        } else {
+            Ask::Increment
         };
         self.begin(at, life, ask, plan.command_bytes)
+    }
+
+    fn kind_of_read(&mut self, plan: &Plan) -> Ask {
+        let election_us = plan.config.election_timeout.as_micros() as u64;
+        match self.rng.below(100) {
+            0..35 => Ask::Read,
+            35..65 => Ask::LeaseRead,
+            65..75 => Ask::LogRead,
+            75..87 => {
+                let ages = [0, 100, election_us / 10, 2 * election_us];
+                Ask::OldRead(self.rng.pick(&ages), self.rng.pick(&[0, 0, 1, 5]))
+            }
+            87..95 => Ask::StaleRead,
+            _ => Ask::Wait(self.ledger.book().last() + self.rng.below(3)),
+        }
+    }
+
+    /// The true time.
+    pub(crate) fn it_is(&mut self, now_us: u64) {
+        self.now_us = now_us;
+    }
+
+    /// Whether the last operation that began was a lease read.
+    pub(crate) fn has_just_asked_by_lease(&self) -> bool {
+        self.ops.last().is_some_and(|op| op.ask == Ask::LeaseRead)
+    }
+
+    /// The least value for a read that begins now.
+    fn floor_of(&self, ask: Ask) -> u64 {
+        let Ask::OldRead(age_us, entries) = ask else {
+            return 0;
+        };
+        // By the slowest of clocks, which show whole microseconds.
+        let true_us = age_us * TRUE_RATE / self.slowest_ppm + 4;
+        let upto = self.now_us.saturating_sub(true_us);
+        let told = self.told.partition_point(|told| told.0 < upto);
+        let value = told.checked_sub(1).map_or(0, |last| self.told[last].1);
+        value.saturating_sub(entries)
+    }
+
+    /// A client was told this value, of now or before.
+    fn tell(&mut self, value: u64) {
+        let last = self.told.last().map_or(0, |told| told.1);
+        if value > last {
+            self.told.push((self.now_us, value));
+        }
     }
 
     /// An increment by the plainest way, for which it counts that it gets through.
@@ -128,11 +195,13 @@ impl Clients {
             ask,
             node: at as u8,
             call: self.events,
+            floor: self.floor_of(ask),
         });
         self.open += 1;
         let asked = match ask {
             Ask::Increment => self.propose(op, life, longest),
-            Ask::Read | Ask::StaleRead => self.read(op, life, ask),
+            Ask::Wait(index) => life.node.wait_applied_to(life.outbox.id(), op, index),
+            _ => self.read(op, life, ask),
         };
         asked.err().map(|error| self.refused(op, &error))
     }
@@ -165,6 +234,15 @@ impl Clients {
     fn read(&mut self, op: u64, life: &Life, ask: Ask) -> Result<(), ProposeError> {
         let how = match ask {
             Ask::StaleRead => Consistency::Stale,
+            Ask::LeaseRead => Consistency::Lease,
+            Ask::LogRead => {
+                self.ledger.book().expect_log_read();
+                Consistency::Log
+            }
+            Ask::OldRead(age_us, entries) => Consistency::AtMost {
+                age: Duration::from_micros(age_us),
+                entries,
+            },
             _ => Consistency::Linearizable,
         };
         if self.rng.chance(100_000) {
@@ -221,9 +299,10 @@ impl Clients {
         self.events += 1;
         let what = match asked.ask {
             Ask::Increment => Kind::Increment(value),
-            Ask::Read => Kind::Read(value.unwrap_or(0)),
-            Ask::StaleRead => return Ok(Became::Done),
+            Ask::Read | Ask::LeaseRead | Ask::LogRead => Kind::Read(value.unwrap_or(0)),
+            Ask::OldRead(..) | Ask::StaleRead | Ask::Wait(_) => return Ok(Became::Done),
         };
+        self.tell(value.unwrap_or(0));
         self.history.push(Op {
             call: asked.call,
             ret: self.events,
@@ -280,8 +359,28 @@ fn value_of(reply: &Reply) -> Option<u64> {
 
 /// The reply is what the ledger says it must be.
 fn believable(op: u64, asked: Asked, reply: &Reply, value: Option<u64>, book: &Book) -> Verdict {
-    let right = value.is_some()
-        && book.value_at(reply.index) == value
+    if let Ask::Wait(index) = asked.ask {
+        if index <= reply.index {
+            return Ok(());
+        }
+        return broken(
+            "waits are kept",
+            format!(
+                "operation {op} waits for {index} and is answered at {}",
+                reply.index
+            ),
+        );
+    }
+    if value.is_some_and(|value| value < asked.floor) {
+        return broken(
+            "old reads are young enough",
+            format!(
+                "operation {op} ({:?}) is answered {value:?}, {} is the least",
+                asked.ask, asked.floor
+            ),
+        );
+    }
+    let right = value == Some(book.value_at(reply.index))
         && (asked.ask != Ask::Increment || book.place_of(op) == Some(reply.index));
     if right {
         return Ok(());

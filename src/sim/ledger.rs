@@ -14,6 +14,8 @@ use crate::{Batch, Index, SnapshotWriter, StateMachine, Term};
 
 /// The number of the operation that entry is not: the first entries of terms.
 pub(crate) const NO_OP: u64 = u64::MAX;
+/// Likewise, of entries that no state machine gets: queries that went through the log.
+const SKIPPED: u64 = u64::MAX - 1;
 
 /// What was applied at an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +36,9 @@ pub(crate) struct Book {
     /// By operation: where it was applied, 0 for nowhere; and whether its client was told that it never will be.
     at: Vec<u64>,
     refused: Vec<bool>,
+    /// Queries through the log that were asked for, and entries that state machines did not get.
+    log_reads: u64,
+    skipped: u64,
     /// The first disagreement.
     pub(crate) violation: Option<String>,
 }
@@ -48,12 +53,44 @@ impl Book {
         self.entries.len() as u64
     }
 
-    /// The counter after `index` is applied.
-    pub(crate) fn value_at(&self, index: Index) -> Option<u64> {
-        match index {
-            0 => Some(0),
-            _ => self.entry(index).map(|entry| entry.value),
+    /// The counter after `index` is applied. Behind the last entry that a state machine got there may be queries.
+    pub(crate) fn value_at(&self, index: Index) -> u64 {
+        let entry = self.entry(index.min(self.last()));
+        entry.map_or(0, |entry| entry.value)
+    }
+
+    /// A query is about to be sent through the log.
+    pub(crate) fn expect_log_read(&mut self) {
+        self.log_reads += 1;
+    }
+
+    /// A node goes on without having been given `index`.
+    fn skip(&mut self, node: u64, index: Index) {
+        if let Some(found) = self.entry(index) {
+            if found.op != SKIPPED {
+                let found = *found;
+                self.blame(format!(
+                    "node {node} does not apply {index}, where {found:?} was applied before"
+                ));
+            }
+            return;
         }
+        self.skipped += 1;
+        if index != self.last() + 1 || self.skipped > self.log_reads {
+            let (last, queries) = (self.last(), self.log_reads);
+            self.blame(format!(
+                "node {node} does not apply {index}; the last that anybody applied is {last}, and {queries} queries went through the log"
+            ));
+            return;
+        }
+        let before = self.entries.last();
+        self.entries.push(Applied {
+            term: before.map_or(0, |entry| entry.term),
+            time_us: before.map_or(0, |entry| entry.time_us),
+            op: SKIPPED,
+            digest: 0,
+            value: before.map_or(0, |entry| entry.value),
+        });
     }
 
     /// Where an operation was applied; `None` if it was not.
@@ -175,9 +212,12 @@ impl Counter {
 
     fn advance(&mut self, index: Index, entry: Applied) {
         let mut book = self.ledger.book();
-        if index != self.applied + 1 {
+        if index <= self.applied {
             let (node, applied) = (self.node, self.applied);
             book.blame(format!("node {node} applies {index} after {applied}"));
+        }
+        for skipped in self.applied + 1..index {
+            book.skip(self.node, skipped);
         }
         self.applied = index;
         book.apply(self.node, index, entry);
@@ -188,7 +228,7 @@ impl Counter {
 pub(crate) fn op_of(command: &[u8]) -> u64 {
     command
         .first_chunk::<8>()
-        .map_or(NO_OP - 1, |bytes| u64::from_le_bytes(*bytes))
+        .map_or(SKIPPED - 1, |bytes| u64::from_le_bytes(*bytes))
 }
 
 fn digest(bytes: &[u8]) -> u64 {

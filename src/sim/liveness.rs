@@ -77,14 +77,15 @@ impl World<'_> {
 
     /// Nobody waits, and all have applied the same.
     fn is_settled(&self) -> bool {
-        let last = self.ledger.book().last();
+        // Behind the last entry of the ledger there may be queries that went through the log.
+        let committed = self.office.committed();
         self.clients.open() == 0
             && self.leader().is_some()
+            && committed >= self.ledger.book().last()
             && self.sound().all(|at| {
-                self.nodes[at]
-                    .life
-                    .as_ref()
-                    .is_some_and(|life| life.shared.marks.applied.load(Ordering::Relaxed) == last)
+                self.nodes[at].life.as_ref().is_some_and(|life| {
+                    life.shared.marks.applied.load(Ordering::Relaxed) == committed
+                })
             })
     }
 

@@ -277,6 +277,9 @@ impl SimNode {
     pub(crate) fn new(at: usize, plan: &Plan, chance: &mut Rng) -> Self {
         let mut config = plan.config.clone();
         config.id = NodeId(at as u32 + 1);
+        if chance.chance(50_000) {
+            config.lease = None; // Nodes need not be configured alike.
+        }
         Self {
             config,
             disk: Memory::new(chance.next()),

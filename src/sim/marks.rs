@@ -3,10 +3,11 @@
 use storage::recover::Found;
 
 /// Each is counted as it is met.
-pub(crate) const MARKS: [&str; 29] = [
+pub(crate) const MARKS: [&str; 30] = [
     "mark: a candidate gave way within its term",
     "mark: a connection was given up",
     "mark: a leader stepped down within its term",
+    "mark: a lease ran when a read asked for it",
     "mark: a node could not start for its disk",
     "mark: a node left in order",
     "mark: a node stopped with a fault",
@@ -52,6 +53,7 @@ pub(crate) fn of_recovery(found: &Found) -> Option<&'static str> {
 pub(crate) fn of_full_ring(name: &str) -> &'static str {
     match name {
         "propose" => "ring full: propose",
+        "read" => "ring full: read",
         "entry" => "ring full: entry",
         "send_small" => "ring full: send_small",
         "send_bulk" => "ring full: send_bulk",

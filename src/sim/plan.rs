@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::flow::graph::RingSizes;
 use crate::sim::fabric::Weather;
 use crate::sim::rng::Rng;
-use crate::{Config, Member, NodeId};
+use crate::{Config, Lease, Member, NodeId};
 
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,7 +184,7 @@ impl Plan {
         let trouble_every_us = election_us * rng.pick(&[1, 4, 15]);
         let duration_us = (trouble_every_us * rng.pick(&[10, 30])).clamp(3_000_000, 120_000_000);
         let ops = rng.pick(&[150, 500, 1_500]);
-        Self {
+        let mut plan = Self {
             nodes,
             rings: RingSizes {
                 small: rng.pick(&[128, 128, 1024]),
@@ -209,6 +209,14 @@ impl Plan {
             cost_ppm: rng.pick(&[0, 10_000, 100_000]),
             thorough: rng.chance(150_000),
             config,
+        };
+        if rng.chance(600_000) {
+            // Exactly what the clocks do, now and then: any less would be too little.
+            let max_clock_drift_ppm = plan.skew_ppm as u32 + rng.pick(&[0, 0, 10_000]);
+            plan.config.lease = Some(Lease {
+                max_clock_drift_ppm,
+            });
         }
+        plan
     }
 }

@@ -311,6 +311,7 @@ impl<'a> World<'a> {
     /// It is `now_us`: whatever is due happens.
     pub(crate) fn pass(&mut self, now_us: u64) -> Verdict {
         self.now_us = now_us;
+        self.clients.it_is(now_us);
         self.fabric.state().tick(now_us);
         for at in 0..self.nodes.len() {
             self.wake(at)?;
@@ -364,7 +365,14 @@ impl<'a> World<'a> {
 
     pub(crate) fn on_client_time(&mut self) -> Verdict {
         let count = self.clients.due(self.now_us, &self.plan);
-        let at = self.clients.pick_node(self.nodes.len());
+        let mut at = self.clients.pick_node(self.nodes.len());
+        // Two that both believe that they lead: what they say must fit together.
+        let leads = |node: &SimNode| node.seen.0 == Role::Leader && node.life.is_some();
+        if self.nodes.iter().filter(|node| leads(node)).count() > 1 {
+            while !leads(&self.nodes[at]) {
+                at = self.clients.pick_node(self.nodes.len());
+            }
+        }
         if !self.nodes[at].runs() {
             return Ok(());
         }
@@ -378,7 +386,14 @@ impl<'a> World<'a> {
         let node = &mut self.nodes[at];
         let life = node.life.as_ref().expect("it runs");
         node.hot |= Act::Consensus.bit() | Act::Apply.bit();
-        match self.clients.ask(at, life, &self.plan) {
+        let own_us = life.clock.now_us();
+        let has_lease = life.stages.consensus.core().lease_index(own_us).is_some();
+        let became = self.clients.ask(at, life, &self.plan);
+        if has_lease && self.clients.has_just_asked_by_lease() {
+            self.counts
+                .add("mark: a lease ran when a read asked for it");
+        }
+        match became {
             Some(Became::Refused(why)) => {
                 self.counts.add(why);
                 if why == super::client::name(&ProposeError::Busy) {
