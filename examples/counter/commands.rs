@@ -1,6 +1,8 @@
 //! The commands: what each takes, and what becomes of it. Error texts are Redis's own.
 
-use ringraft::Node;
+use std::time::Duration;
+
+use ringraft::{Consistency, Node};
 
 use crate::info;
 use crate::machine::{Answer, Command, MAX_KEY_BYTES, values};
@@ -17,16 +19,29 @@ pub enum Action {
     Close,
     /// The encoded command goes to the leader's log.
     Write,
-    /// The encoded query is answered by a linearizable read.
+    /// The encoded query is answered by a read as the connection wants it: [`Client::reads`].
     Read,
 }
 
 /// What a connection has said of itself.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Client {
     pub id: u64,
     pub resp3: bool,
     pub name: Vec<u8>,
+    /// What its reads must see.
+    pub reads: Consistency,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self {
+            id: 0,
+            resp3: false,
+            name: Vec::new(),
+            reads: Consistency::Linearizable,
+        }
+    }
 }
 
 /// What commands can look at.
@@ -62,6 +77,7 @@ const TABLE: &[(&str, i64)] = &[
     ("exists", -2),
     ("mget", -2),
     ("cas", 4),
+    ("readmode", -1),
 ];
 
 /// Reads a request. A reply at once goes to `out`; a command or query for the cluster into `encoded`.
@@ -223,6 +239,7 @@ fn local(
         }
         "reset" => {
             (client.resp3, client.name) = (false, Vec::new());
+            client.reads = Consistency::Linearizable;
             reply.resp3 = false;
             reply.simple("RESET");
         }
@@ -266,6 +283,7 @@ fn local(
             _ => reply.error(&unknown_subcommand(args[0], "CONFIG")),
         },
         "client" => client_command(args, client, &mut reply),
+        "readmode" => read_mode(args, client, &mut reply),
         other => unreachable!("{other} is in the table and has no arm"),
     }
     Action::Replied
@@ -352,6 +370,47 @@ fn client_command(args: &[&[u8]], client: &mut Client, reply: &mut Writer<'_>) {
             reply.error(&wrong_arity(&format!("client|{sub}")));
         }
         _ => reply.error(&unknown_subcommand(args[0], "CLIENT")),
+    }
+}
+
+/// `READMODE [index | lease | stale [milliseconds] | log]`: how this connection reads from now on.
+fn read_mode(args: &[&[u8]], client: &mut Client, reply: &mut Writer<'_>) {
+    let wanted = match args {
+        [] => return reply.bulk(mode_name(client.reads).as_bytes()),
+        [mode] => match mode.to_ascii_lowercase().as_slice() {
+            b"index" => Some(Consistency::Linearizable),
+            b"lease" => Some(Consistency::Lease),
+            b"stale" => Some(Consistency::Stale),
+            b"log" => Some(Consistency::Log),
+            _ => None,
+        },
+        [mode, age] if mode.eq_ignore_ascii_case(b"stale") => {
+            let Some(age) = number(age).and_then(|age| u64::try_from(age).ok()) else {
+                return reply.error(NOT_A_NUMBER);
+            };
+            Some(Consistency::AtMost {
+                age: Duration::from_millis(age),
+                entries: 0,
+            })
+        }
+        _ => None,
+    };
+    match wanted {
+        Some(reads) => {
+            client.reads = reads;
+            reply.simple("OK");
+        }
+        None => reply.error("ERR READMODE takes index, lease, stale, stale <milliseconds> or log"),
+    }
+}
+
+fn mode_name(reads: Consistency) -> String {
+    match reads {
+        Consistency::Linearizable => "index".into(),
+        Consistency::Lease => "lease".into(),
+        Consistency::AtMost { age, .. } => format!("stale {}", age.as_millis()),
+        Consistency::Stale => "stale".into(),
+        Consistency::Log => "log".into(),
     }
 }
 

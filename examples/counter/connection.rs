@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use mio::net::TcpStream;
-use ringraft::ProposeError;
+use ringraft::{Consistency, ProposeError};
 
 use crate::commands::Client;
 use crate::resp::Parser;
@@ -33,6 +33,8 @@ const SENT_SLACK: u64 = 64 << 10;
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     is_read: bool,
+    /// For a read: how the connection wanted it then.
+    how: Consistency,
     at: u64,
     len: u32,
 }
@@ -130,6 +132,7 @@ impl Connection {
     pub fn wait(&mut self, is_read: bool, command: &[u8]) {
         let asked = Asked {
             is_read,
+            how: self.client.reads,
             at: self.sent_from + self.sent.len() as u64,
             len: command.len() as u32,
         };
@@ -212,11 +215,12 @@ impl Connection {
     }
 
     /// A refused request and its command, to be handed in again; `None` for what is not one.
-    pub fn refused(&self, number: u32) -> Option<(bool, &[u8])> {
+    pub fn refused(&self, number: u32) -> Option<(Option<Consistency>, &[u8])> {
         match self.waiting.get(self.place_of(number)) {
             Some(Place::Refused(asked, _)) => {
                 let at = (asked.at - self.sent_from) as usize;
-                Some((asked.is_read, &self.sent[at..at + asked.len as usize]))
+                let how = asked.is_read.then_some(asked.how);
+                Some((how, &self.sent[at..at + asked.len as usize]))
             }
             _ => None,
         }

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ringraft::{Config, Flush, Member, Node, NodeId, Threads};
+use ringraft::{Config, Flush, Lease, Member, Node, NodeId, Threads};
 use tracing_subscriber::EnvFilter;
 
 use crate::server::{End, Server};
@@ -78,6 +78,10 @@ struct Serve {
     /// No flushes at all: acknowledged writes may be lost in a power cut. For tests only.
     #[arg(long, conflicts_with = "flush")]
     no_sync: bool,
+    /// Leases, for `READMODE lease`: by how much the rate of any node's clock may be off, in parts per million. The same on
+    /// every node.
+    #[arg(long, value_name = "PPM", num_args = 0..=1, default_missing_value = "10000")]
+    lease: Option<u32>,
     /// Size of a log segment in MiB; each is written once ahead of need.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(4..=4096))]
     segment_mib: u64,
@@ -200,6 +204,9 @@ fn serve(args: &Serve) -> Result<(), Box<dyn std::error::Error>> {
             (_, Way::IoUring) => Flush::IoUring,
             (_, Way::Thread) => Flush::Thread,
         },
+        lease: args.lease.map(|max_clock_drift_ppm| Lease {
+            max_clock_drift_ppm,
+        }),
         segment_bytes: args.segment_mib << 20,
         ..Config::new(NodeId(args.id), &args.data, members)
     };

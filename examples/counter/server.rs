@@ -180,9 +180,11 @@ impl Server {
             };
             let resp3 = connection.client.resp3;
             match outcome {
-                Err(error @ (ProposeError::NotLeader { .. } | ProposeError::Replaced)) => {
-                    connection.refuse(number, error)
-                }
+                Err(
+                    error @ (ProposeError::NotLeader { .. }
+                    | ProposeError::Replaced
+                    | ProposeError::Unconfirmed),
+                ) => connection.refuse(number, error),
                 _ => connection.answer(number, |out| write_outcome(outcome, reply, out, resp3)),
             }
             list(connection, at, todo);
@@ -391,7 +393,8 @@ impl Server {
 
     /// Gives a request to the cluster. False when it has to wait.
     fn hand_in(&mut self, connection: &mut Connection, at: usize, is_read: bool) -> bool {
-        let handed = self.offer(at, connection.next_number(), is_read, &self.encoded);
+        let how = is_read.then_some(connection.client.reads);
+        let handed = self.offer(at, connection.next_number(), how, &self.encoded);
         match handed {
             Ok(()) => {
                 self.busy_since = None;
@@ -429,10 +432,10 @@ impl Server {
             write_outcome(Err(error), &[], out, resp3);
         });
         for number in (0..end.wrapping_sub(first)).map(|step| first.wrapping_add(step)) {
-            let Some((is_read, command)) = connection.refused(number) else {
+            let Some((how, command)) = connection.refused(number) else {
                 continue;
             };
-            if self.offer(at, number, is_read, command).is_err() {
+            if self.offer(at, number, how, command).is_err() {
                 self.later(connection, at);
                 return;
             }
@@ -444,21 +447,20 @@ impl Server {
         &self,
         at: usize,
         number: u32,
-        is_read: bool,
+        how: Option<Consistency>,
         command: &[u8],
     ) -> Result<(), ProposeError> {
-        if self.node.leader().is_none() {
+        let needs_leader = !matches!(how, Some(Consistency::Stale | Consistency::AtMost { .. }));
+        if needs_leader && self.node.leader().is_none() {
             return Err(ProposeError::NotLeader { leader: None });
         }
         let (id, tag) = (
             self.outbox.id(),
             tag(at, self.places[at].generation, number),
         );
-        if is_read {
-            self.node
-                .read_to(id, tag, command, Consistency::Linearizable)
-        } else {
-            self.node.propose_to(id, tag, command)
+        match how {
+            Some(how) => self.node.read_to(id, tag, command, how),
+            None => self.node.propose_to(id, tag, command),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The product from outside: nodes in this process through the public API (`api`), and the counter
 //! example as real processes (`counter`) that are killed, stopped, starved (`faults`) and lied to
-//! (`strangers`); `cluster`, `load` and `ports` are what these stand on. `tidy` looks at the sources.
+//! (`strangers`), and read from in every mode (`reads`); `cluster`, `load` and `ports` are what these stand on. `tidy` looks at the sources.
 //!
 //! Nothing here sleeps for a fixed time: a test waits for a condition and fails when the condition
 //! has not come by [`DEADLINE`].
@@ -13,6 +13,7 @@ mod faults;
 mod load;
 mod mutants;
 mod ports;
+mod reads;
 mod strangers;
 mod tidy;
 

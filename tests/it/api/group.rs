@@ -157,7 +157,7 @@ fn without_a_quorum_only_stale_reads_are_answered() {
     assert!(
         matches!(
             outcome,
-            Err(ProposeError::NotLeader { .. } | ProposeError::Unknown)
+            Err(ProposeError::NotLeader { leader: None } | ProposeError::Unconfirmed)
         ),
         "{outcome:?}"
     );

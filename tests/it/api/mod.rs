@@ -4,6 +4,7 @@
 mod answers;
 mod group;
 mod life;
+mod reads;
 
 use std::io;
 use std::net::TcpListener;
