@@ -6,7 +6,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The node's clocks. Stages do not read them: they are told the time.
+/// The node's clocks. Stages are told the time of their turn; what must know that of a request looks again.
 #[derive(Clone, Debug)]
 pub(crate) enum Clock {
     /// The machine's.
