@@ -31,6 +31,14 @@ enum Ask {
     Wait(Index),
 }
 
+/// What kind of operation is to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    Any,
+    Read,
+    Write,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     ask: Ask,
@@ -126,8 +134,19 @@ impl Clients {
     }
 
     /// Asks `life` for something. Returns what became of it, when that is known at once.
-    pub(crate) fn ask(&mut self, at: usize, life: &Life, plan: &Plan) -> Option<Became> {
-        let ask = if self.rng.chance(plan.reads_ppm) {
+    pub(crate) fn ask(
+        &mut self,
+        at: usize,
+        life: &Life,
+        plan: &Plan,
+        want: Want,
+    ) -> Option<Became> {
+        let reads = match want {
+            Want::Any => self.rng.chance(plan.reads_ppm),
+            Want::Read => true,
+            Want::Write => false,
+        };
+        let ask = if reads {
             self.kind_of_read(plan)
         } else {
             Ask::Increment

@@ -123,7 +123,7 @@ impl World<'_> {
             self.counts
                 .add("mark: committed before the leader's own flush");
         }
-        Ok(())
+        self.duel(at)
     }
 
     /// A new leader's log is looked at when all that it had before its office has been written.

@@ -3,7 +3,7 @@
 use storage::recover::Found;
 
 /// Each is counted as it is met.
-pub(crate) const MARKS: [&str; 30] = [
+pub(crate) const MARKS: [&str; 31] = [
     "mark: a candidate gave way within its term",
     "mark: a connection was given up",
     "mark: a leader stepped down within its term",
@@ -15,6 +15,7 @@ pub(crate) const MARKS: [&str; 30] = [
     "mark: a snapshot could not be taken or received",
     "mark: a snapshot took the place of a log",
     "mark: a term was fenced while a flush was in flight",
+    "mark: an older leader was read from",
     "mark: committed before the leader's own flush",
     "mark: conflicting entries were truncated",
     "mark: ended while a flush was in flight",

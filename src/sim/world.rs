@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::sim::client::{Became, Clients};
+use crate::sim::client::{Became, Clients, Want};
 use crate::sim::counts::Counts;
 use crate::sim::fabric::Fabric;
 use crate::sim::invariants::logs::Registry;
@@ -244,6 +244,9 @@ impl<'a> World<'a> {
         if count > 0 {
             self.look_at_ledger()?;
         }
+        if leads && count > 0 {
+            self.duel(at)?;
+        }
         Ok(taken.max(count))
     }
 
@@ -365,14 +368,7 @@ impl<'a> World<'a> {
 
     pub(crate) fn on_client_time(&mut self) -> Verdict {
         let count = self.clients.due(self.now_us, &self.plan);
-        let mut at = self.clients.pick_node(self.nodes.len());
-        // Two that both believe that they lead: what they say must fit together.
-        let leads = |node: &SimNode| node.seen.0 == Role::Leader && node.life.is_some();
-        if self.nodes.iter().filter(|node| leads(node)).count() > 1 {
-            while !leads(&self.nodes[at]) {
-                at = self.clients.pick_node(self.nodes.len());
-            }
-        }
+        let at = self.clients.pick_node(self.nodes.len());
         if !self.nodes[at].runs() {
             return Ok(());
         }
@@ -382,13 +378,37 @@ impl<'a> World<'a> {
         Ok(())
     }
 
+    /// `newer` leads, and has just committed or answered something. Should an older leader still believe in its office,
+    /// more is written through the one and read from the other: what they say must fit together.
+    pub(crate) fn duel(&mut self, newer: usize) -> Verdict {
+        let (role, term) = self.nodes[newer].seen;
+        let is_older =
+            |node: &SimNode| node.runs() && node.seen.0 == Role::Leader && node.seen.1 < term;
+        let older = self.nodes.iter().position(is_older);
+        let Some(older) = older.filter(|_| role == Role::Leader && !self.calm) else {
+            return Ok(());
+        };
+        if self.clients.open() > self.plan.most_open {
+            return Ok(());
+        }
+        self.counts.add("mark: an older leader was read from");
+        if self.nodes[newer].runs() {
+            self.ask_for(newer, Want::Write)?;
+        }
+        self.ask_for(older, Want::Read)
+    }
+
     pub(crate) fn ask(&mut self, at: usize) -> Verdict {
+        self.ask_for(at, Want::Any)
+    }
+
+    fn ask_for(&mut self, at: usize, want: Want) -> Verdict {
         let node = &mut self.nodes[at];
         let life = node.life.as_ref().expect("it runs");
         node.hot |= Act::Consensus.bit() | Act::Apply.bit();
         let own_us = life.clock.now_us();
         let has_lease = life.stages.consensus.core().lease_index(own_us).is_some();
-        let became = self.clients.ask(at, life, &self.plan);
+        let became = self.clients.ask(at, life, &self.plan, want);
         if has_lease && self.clients.has_just_asked_by_lease() {
             self.counts
                 .add("mark: a lease ran when a read asked for it");
