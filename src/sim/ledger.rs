@@ -299,7 +299,7 @@ impl StateMachine for Counter {
         let piece = mix(value).to_le_bytes();
         let mut book = self.ledger.book();
         let was = book.value_at(applied);
-        if was != Some(value) || state[16..].chunks(8).any(|at| at != piece) {
+        if was != value || state[16..].chunks(8).any(|at| at != piece) {
             let node = self.node;
             book.blame(format!(
                 "node {node} restores {value} at {applied}, where the counter was {was:?}"

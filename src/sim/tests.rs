@@ -45,7 +45,7 @@ fn a_fixed_set_of_seeds_passes() {
 fn a_run_of_so_many_steps_has_no_more() {
     let options = Options {
         steps: Some(5_000),
-        ..Options::new(3)
+        ..Options::new(4)
     };
     assert_eq!(run(&options).steps, 5_000);
 }
