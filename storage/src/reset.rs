@@ -27,7 +27,7 @@ use crate::meta::{META_NAME, MetaState};
 use crate::prepare::{Segment, Spare, Workshop};
 use crate::record;
 use crate::repair::{self, Loaded};
-use crate::segment::{RECORDS_AT, SegmentHeader, State};
+use crate::segment::{RECORDS_AT, SegmentHeader, State, segment_name};
 use crate::snapshot::Survey;
 
 impl<D: Dir> Log<D> {
@@ -159,19 +159,28 @@ pub(crate) fn replace<D: Dir>(
     })
 }
 
-/// The names of segments and unfinished segments, in the order of use.
+/// The names of segments and unfinished segments, in the order of use. Other files are not ours.
 fn files_of_log<D: Dir>(dir: &D) -> Result<Vec<String>, StorageError> {
     let mut names = dir.list("log").doing("list", &dir.path("log"))?;
-    names.retain(|name| name.ends_with(".seg") || name.ends_with(".tmp"));
     names.sort_unstable();
-    Ok(names.iter().map(|name| format!("log/{name}")).collect())
+    let full = names.iter().map(|name| format!("log/{name}"));
+    Ok(full
+        .filter(|name| name.ends_with(".tmp") || seq_of(name).is_some())
+        .collect())
 }
 
-/// The number after all that name a file of the log.
+/// The number of the segment that has this path, if one has.
+fn seq_of(name: &str) -> Option<u64> {
+    let seq = name.strip_prefix("log/")?.strip_suffix(".seg")?;
+    let seq = seq.parse().ok()?;
+    (segment_name(seq) == name).then_some(seq)
+}
+
+/// The number after those of all segments.
 pub(crate) fn seq_after_all<D: Dir>(dir: &D) -> Result<u64, StorageError> {
-    let number = |name: &String| name.get(4..20)?.parse().ok();
-    let last = files_of_log(dir)?.iter().filter_map(number).max();
-    Ok(last.unwrap_or(0_u64) + 1)
+    let names = files_of_log(dir)?;
+    let last = names.iter().filter_map(|name| seq_of(name)).max();
+    Ok(last.unwrap_or(0) + 1)
 }
 
 /// What shall replace the log, when a start finds that this was begun.
@@ -205,7 +214,7 @@ pub(crate) fn target<D: Dir>(
 
 fn goes_on_behind<D: Dir>(dir: &D, (index, term): (u64, u64)) -> Result<bool, StorageError> {
     for name in files_of_log(dir)? {
-        if !name.ends_with(".seg") {
+        if seq_of(&name).is_none() {
             continue;
         }
         let (header, file) = repair::open_segment(dir, &name)?;
@@ -222,7 +231,7 @@ fn goes_on_behind<D: Dir>(dir: &D, (index, term): (u64, u64)) -> Result<bool, St
 /// read all of it.
 pub(crate) fn check_front<D: Dir>(dir: &D, survey: &Survey<D>) -> Result<(), StorageError> {
     for name in files_of_log(dir)? {
-        if !name.ends_with(".seg") {
+        if seq_of(&name).is_none() {
             continue;
         }
         let Ok((header, _)) = repair::open_segment(dir, &name) else {

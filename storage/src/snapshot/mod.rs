@@ -36,7 +36,7 @@ pub(crate) const FOLDER: &str = "snap";
 
 /// How much is written between two flushes while a file grows: then the last one is short, and the flushes of the log
 /// never queue behind a whole snapshot.
-const SYNC_EVERY: u64 = 4 << 20;
+const SYNC_EVERY: u64 = if cfg!(test) { 2 << 10 } else { 4 << 20 };
 
 /// What a snapshot says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl SnapshotId {
     }
 
     /// The path of its file with this ending, in the directory of the log.
-    fn file(&self, ending: &str) -> String {
+    pub(crate) fn file(&self, ending: &str) -> String {
         format!("{FOLDER}/{}.{ending}", self.stem())
     }
 

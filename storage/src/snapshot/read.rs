@@ -150,6 +150,9 @@ impl<D: Dir> SnapshotSource<D> {
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<usize, StorageError> {
         let left = self.id.bytes.saturating_sub(offset);
         let taken = left.min(out.len() as u64) as usize;
+        if taken == 0 {
+            return Ok(0);
+        }
         let path = self.file.path();
         let read = self.file.read_at(offset, &mut out[..taken]);
         read.doing_at("read", path, offset)?;

@@ -80,7 +80,8 @@ impl<D: Dir> Incoming<D> {
         };
         let Some(file) = found else {
             self.file = Some(dir.create_empty(name).doing("create", &path)?);
-            return Ok(());
+            // What is flushed of it is found again only with its name.
+            return self.shared.sync_names();
         };
         // A flush that failed leaves pages that are there and will never be written: what counts is what the medium has.
         self.shared.sync_file(&file)?;
