@@ -1,6 +1,6 @@
 //! Recovery of a log from whatever a stop and a bad medium leave of it.
 //!
-//! The input is a life of a log of several segments (appends, flushes, truncations, purges, votes), a
+//! The input is a life of a log of several segments (appends, flushes, truncations, purges with their snapshots, votes), a
 //! power cut, and a list of edits of the files that it left.
 //!
 //! What holds:
@@ -8,17 +8,20 @@
 //!   last flushed one; records behind are a prefix of what was appended;
 //! - whatever the medium did, an open log holds records that were appended, one after the other, and
 //!   a log that lost something flushed says so in a decision or does not open;
+//! - no gap is between the newest sound snapshot and the log;
 //! - one flipped bit never costs what a mark on the medium says was flushed, unless the log does not
 //!   open;
 //! - opening a second time finds the same, and the log goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 
 use storage::file::{Dir, File};
 use storage::memory::Loss;
 use storage::record::{self, Header, Records};
 use storage::recover::{Action, Found};
-use storage::{Log, Memory, Options, Recovered, StorageError, Vote};
+use storage::snapshot::SnapshotFound;
+use storage::{Log, Memory, Options, Recovered, SnapshotMeta, StorageError, Vote};
 
 use super::input::Input;
 
@@ -29,6 +32,7 @@ fn open(memory: &Memory) -> Result<(Log<Memory>, Recovered), StorageError> {
     let mut options = Options::default();
     options.segment_bytes = 12 << 10;
     options.max_record_bytes = 4 << 10;
+    options.snapshot_chunk_bytes = 256;
     Log::open(memory.clone(), options, CLUSTER, 5, 2)
 }
 
@@ -107,6 +111,7 @@ impl Life {
             9 => self.vote(input.flag().then(|| input.below(3) as u64)),
             10 => {
                 let index = self.log.first() + input.below(8) as u64;
+                self.snapshot();
                 self.log.purge_before(index).expect("the medium is sound");
             }
             11 => self.earlier = Some(self.memory.power_cut(Loss::Nothing)),
@@ -140,11 +145,32 @@ impl Life {
         self.durable_vote = self.votes.len() - 1;
     }
 
+    /// What is let go must be in one: as of what is durable.
+    fn snapshot(&mut self) {
+        let (index, snapshots) = (self.log.durable(), self.log.snapshots());
+        if index <= snapshots.newest().map_or(0, |id| id.index) {
+            return;
+        }
+        let meta = SnapshotMeta {
+            index,
+            term: self.truth[&index],
+            time_us: index,
+            members: vec![1, 2, 3],
+        };
+        let mut file = snapshots.create(&meta).expect("the medium is sound");
+        let state = vec![index as u8; 300 + index as usize * 7];
+        file.write_all(&state).expect("the medium is sound");
+        file.finish().expect("the medium is sound");
+        snapshots.prune().expect("the medium is sound");
+    }
+
     /// A leader does not have the last records. What it has in their place is of a new term, or of an
     /// older one that nobody here has seen: it may be below that of what is dropped.
     fn truncate(&mut self, dropped: u64, of_older_term: bool) {
         let kept = self.log.last().saturating_sub(dropped);
-        let kept = kept.max(self.log.first() - 1);
+        // What is in a snapshot was committed.
+        let committed = self.log.snapshots().newest().map_or(0, |id| id.index);
+        let kept = kept.max(self.log.first() - 1).max(committed);
         if kept < self.log.last() {
             self.log.truncate_after(kept).expect("the medium is sound");
             self.truth.retain(|&index, _| index <= kept);
@@ -224,7 +250,7 @@ pub(super) fn check(data: &[u8]) {
 
 fn edit(memory: &Memory, life: &Life, input: &mut Input<'_>) -> Damage {
     let mut damage = Damage::default();
-    let names: Vec<String> = ["", "log"]
+    let names: Vec<String> = ["", "log", "snap"]
         .iter()
         .flat_map(|folder| {
             let names = memory.list(folder).expect("a folder");
@@ -343,6 +369,13 @@ fn judge(life: &Life, damage: &Damage, marked: u64, log: &Log<Memory>, found: &R
                 Found::BehindTear | Found::TruncationBegun { .. }
             )
     });
+    let covered = found.snapshot.as_ref().map_or(0, |(id, _)| id.index);
+    assert!(
+        found.first_index <= covered + 1 && covered <= found.last_index,
+        "a gap: the snapshot at {covered}, the log {}..={}",
+        found.first_index,
+        found.last_index
+    );
     if damage.rolled_back {
         let ever = held.iter().all(|record| life.ever.contains(record));
         assert!(ever, "{held:?} holds what was never appended");
@@ -352,7 +385,13 @@ fn judge(life: &Life, damage: &Damage, marked: u64, log: &Log<Memory>, found: &R
         .iter()
         .all(|(index, term)| life.truth.get(index) == Some(term));
     assert!(same, "{held:?} instead of {:?}", life.truth);
-    assert!(found.first_index <= life.log.first());
+    let stands = found.decisions.iter().any(|decision| {
+        matches!(
+            decision.found,
+            Found::Snapshot(SnapshotFound::StandsForLog { .. })
+        )
+    });
+    assert!(found.first_index <= life.log.first() || stands && damage.edits > 0);
     assert!(
         flushed <= found.last_index || said && damage.edits > 0,
         "{flushed} was flushed, {} is left: {:?}",

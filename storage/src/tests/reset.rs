@@ -285,6 +285,8 @@ fn a_bad_newest_snapshot_falls_back_to_the_other_and_the_log() {
 fn a_log_that_ends_before_the_snapshot_is_replaced_at_the_next_start() {
     for (index, term, replaced) in [
         (100, 2, true),
+        (100, 1, true),
+        (21, 1, true),
         // The log agrees, and reaches it.
         (10, 1, false),
         (20, 1, false),

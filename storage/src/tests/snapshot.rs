@@ -381,7 +381,10 @@ fn what_was_received_is_not_sent_again() {
         }
         drop(incoming);
         drop(log);
-        memory = memory.power_cut(Loss::Random(restarts));
+        memory = memory.power_cut(match restarts {
+            0 => Loss::All,
+            _ => Loss::Random(restarts),
+        });
         log = open(&memory);
         restarts += 1;
         assert!(restarts < 20);
