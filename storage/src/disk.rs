@@ -38,7 +38,7 @@ impl Disk {
 #[derive(Clone, Debug)]
 pub struct DiskFile {
     pub(crate) file: Arc<fs::File>,
-    path: Arc<Path>,
+    pub(crate) path: Arc<Path>,
 }
 
 /// A lock that is held while this lives. The system lets go of it when the process ends, however.

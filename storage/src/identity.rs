@@ -4,6 +4,9 @@
 //!  0        8        12    14   16        24      28   32      40            48
 //!  ├ magic ─┼ crc32c ┼ ver ┼ 0 ─┼ cluster ┼ group ┼ 0 ─┼ node ─┼ incarnation ┤
 //! ```
+//!
+//! Twice in the file, in blocks of their own: nothing else on the disk says whose it is, so one that goes bad must not be
+//! the only one. A file of 48 bytes is an older one with a single copy.
 
 use std::path::Path;
 
@@ -14,8 +17,21 @@ use crate::record::{u32_at, u64_at};
 pub(crate) const IDENTITY_NAME: &str = "identity";
 const TEMPORARY_NAME: &str = "identity.tmp";
 const LEN: usize = 48;
+/// Where the second copy begins.
+const SECOND_AT: u64 = 4096;
+const FILE_LEN: u64 = 2 * SECOND_AT;
 const VERSION: u16 = 1;
 const MAGIC: u64 = u64::from_le_bytes(*b"rr iden\n");
+
+/// How many copies of an identity are good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Copies {
+    Both,
+    /// The other one is damaged.
+    One,
+    /// The file is an older one, which has no more.
+    Older,
+}
 
 /// Whose log a directory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,18 +86,35 @@ impl Identity {
         })
     }
 
-    /// Reads the file; it must exist.
-    pub(crate) fn read<D: Dir>(dir: &D) -> Result<Identity, StorageError> {
+    /// Reads the file; it must exist. The second result says how many of its two copies are good.
+    pub(crate) fn read<D: Dir>(dir: &D) -> Result<(Identity, Copies), StorageError> {
         let path = dir.path(IDENTITY_NAME);
         let file = dir.open(IDENTITY_NAME).doing("open", &path)?;
-        let mut bytes = [0; LEN];
-        file.read_at(0, &mut bytes).map_err(|e| match e.kind() {
-            std::io::ErrorKind::UnexpectedEof => {
-                StorageError::corrupt(&path, 0, format!("it has less than {LEN} bytes"))
+        let len = file.length().doing("read the length of", &path)?;
+        let read = |at| {
+            let mut bytes = [0; LEN];
+            file.read_at(at, &mut bytes).map_err(|e| match e.kind() {
+                std::io::ErrorKind::UnexpectedEof => {
+                    StorageError::corrupt(&path, at, format!("it has only {len} bytes"))
+                }
+                _ => StorageError::io("read", &path, e),
+            })?;
+            Identity::decode(&bytes, &path)
+        };
+        let first = read(0);
+        if len == LEN as u64 {
+            return first.map(|identity| (identity, Copies::Older));
+        }
+        match (first, read(SECOND_AT)) {
+            (Ok(first), Ok(second)) if first == second => Ok((first, Copies::Both)),
+            (Ok(_), Ok(_)) => {
+                let detail = "its two copies are whole and not the same";
+                Err(StorageError::corrupt(&path, 0, detail))
             }
-            _ => StorageError::io("read", &path, e),
-        })?;
-        Identity::decode(&bytes, &path)
+            (Ok(identity), Err(StorageError::Corrupt { .. }))
+            | (Err(StorageError::Corrupt { .. }), Ok(identity)) => Ok((identity, Copies::One)),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        }
     }
 
     /// Publishes the file: write, flush, rename, flush the directory. From then on the directory is
@@ -89,9 +122,11 @@ impl Identity {
     pub(crate) fn publish<D: Dir>(&self, dir: &D, sync: bool) -> Result<(), StorageError> {
         let path = dir.path(TEMPORARY_NAME);
         let file = dir
-            .create(TEMPORARY_NAME, LEN as u64)
+            .create(TEMPORARY_NAME, FILE_LEN)
             .doing("create", &path)?;
-        file.write_at(0, &self.encode()).doing("write", &path)?;
+        for at in [0, SECOND_AT] {
+            file.write_at(at, &self.encode()).doing("write", &path)?;
+        }
         if sync {
             file.sync().doing("flush", &path)?;
         }

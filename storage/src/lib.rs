@@ -11,6 +11,7 @@
 //! - [`Log`]: append, truncate, save the vote, flush, purge; [`Reader`]: read while it grows.
 //! - [`snapshot`]: whole states in files of their own, so that the front of the log can go.
 //! - [`recover`]: what a stop can leave behind, and what is done about it.
+//! - [`inspect`]: the same, looked at without changing anything.
 //! - [`mod@file`]: the door to the medium, with [`disk`] and [`memory`] behind it.
 //! - [`probe`]: what the disk itself costs.
 //!
@@ -47,10 +48,13 @@
 
 pub mod disk;
 mod error;
+mod evidence;
 pub mod file;
 mod flight;
 mod flush;
+mod heal;
 mod identity;
+pub mod inspect;
 mod log;
 mod mark;
 pub mod memory;
@@ -58,6 +62,7 @@ mod meta;
 mod open;
 mod options;
 mod peers;
+mod plan;
 mod prepare;
 pub mod probe;
 mod reader;
@@ -68,6 +73,7 @@ mod reset;
 mod segment;
 pub mod snapshot;
 mod stats;
+mod survey;
 mod truncate;
 #[cfg(all(target_os = "linux", feature = "io-uring"))]
 mod uring;
@@ -80,6 +86,7 @@ pub use error::StorageError;
 pub use file::{Dir, FlushWay, OnComplete};
 pub use flight::FlushState;
 pub use flush::DiskFlusher;
+pub use heal::{Heal, Wound};
 pub use identity::Identity;
 pub use log::{Log, Recovered};
 pub use memory::Memory;

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File, Flusher};
 use crate::flight::Flight;
+use crate::heal::Heal;
 use crate::identity::Identity;
 use crate::mark::{MARK_LEN, Mark, MarkKind};
 use crate::meta::{Meta, MetaState, Vote};
@@ -61,6 +62,8 @@ pub struct Recovered {
     pub term_runs: Vec<(u64, u64)>,
     /// What was found file by file, and what was done.
     pub decisions: Vec<Decision>,
+    /// The directory does not hold all that it may have promised: until [`Log::healed`] the node neither votes nor stands.
+    pub heal: Option<Heal>,
 }
 
 /// A log, open. One per directory; it is written by whoever holds it and read through

@@ -81,9 +81,16 @@ impl Mark {
         (whole && mark.seq == seq && mark.incarnation == incarnation).then_some(mark)
     }
 
-    /// The furthest position which some mark in `bytes` says was flushed; 0 without marks.
-    pub(crate) fn furthest_flushed(bytes: &[u8], seq: u64, incarnation: u64) -> u64 {
-        let mut furthest = 0;
+    /// Whether a mark stands at the front of `bytes`, of whichever life.
+    pub(crate) fn looks_like(bytes: &[u8]) -> bool {
+        bytes.len() >= MARK_LEN
+            && u32_at(bytes, 4) == NO_LENGTH
+            && [TAIL, SEAL].contains(&u64_at(bytes, 8))
+    }
+
+    /// The furthest positions that marks in `bytes` tell of; 0 without marks.
+    pub(crate) fn furthest(bytes: &[u8], seq: u64, incarnation: u64) -> Furthest {
+        let mut furthest = Furthest::default();
         for (block, at) in bytes.chunks(4096).zip((0..).step_by(4096)) {
             // The first eight bytes of a mark lie in one block and are not zero.
             if is_zero(block) {
@@ -91,11 +98,38 @@ impl Mark {
             }
             for at in (at..at + block.len()).step_by(8) {
                 if let Some(mark) = Mark::decode(&bytes[at..], seq, incarnation) {
-                    furthest = furthest.max(mark.flushed_index);
+                    furthest.add(Furthest {
+                        flushed: mark.flushed_index,
+                        end: mark.end_index,
+                        tail: match mark.kind {
+                            MarkKind::Tail => mark.end_index,
+                            MarkKind::Seal => 0,
+                        },
+                    });
                 }
             }
         }
         furthest
+    }
+}
+
+/// How far marks say that the log went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Furthest {
+    /// It was durable up to here.
+    pub(crate) flushed: u64,
+    /// It was written up to here.
+    pub(crate) end: u64,
+    /// It ended here, and did not go on in another segment.
+    pub(crate) tail: u64,
+}
+
+impl Furthest {
+    /// The further of both.
+    pub(crate) fn add(&mut self, other: Furthest) {
+        self.flushed = self.flushed.max(other.flushed);
+        self.end = self.end.max(other.end);
+        self.tail = self.tail.max(other.tail);
     }
 }
 
@@ -174,14 +208,19 @@ mod tests {
             }
             .encode(),
         );
-        assert_eq!(Mark::furthest_flushed(&bytes, 3, 77), 11);
-        assert_eq!(Mark::furthest_flushed(&[0; 20], 3, 77), 0);
+        let furthest = |flushed| Furthest {
+            flushed,
+            end: 12,
+            tail: 12,
+        };
+        assert_eq!(Mark::furthest(&bytes, 3, 77), furthest(11));
+        assert_eq!(Mark::furthest(&[0; 20], 3, 77), Furthest::default());
         // Over the border of a block, behind a block of zeros.
         let mut bytes = vec![0; 3 * 4096];
         for at in [4096 + 4048, 2 * 4096 - 8, 2 * 4096, 3 * 4096 - 48] {
             bytes.fill(0);
             bytes[at..at + 48].copy_from_slice(&MARK.encode());
-            assert_eq!(Mark::furthest_flushed(&bytes, 3, 77), 9, "{at}");
+            assert_eq!(Mark::furthest(&bytes, 3, 77), furthest(9), "{at}");
         }
     }
 }

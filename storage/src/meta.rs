@@ -55,10 +55,10 @@ pub(crate) struct MetaState {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Slot {
-    sequence: u64,
-    incarnation: u64,
-    state: MetaState,
+pub(crate) struct Slot {
+    pub(crate) sequence: u64,
+    pub(crate) incarnation: u64,
+    pub(crate) state: MetaState,
 }
 
 impl Slot {
@@ -301,7 +301,7 @@ impl<F: File> Meta<F> {
 }
 
 /// The two slots; `None` for one that is torn or damaged.
-fn read_slots<F: File>(file: &F) -> Result<[Option<Slot>; 2], StorageError> {
+pub(crate) fn read_slots<F: File>(file: &F) -> Result<[Option<Slot>; 2], StorageError> {
     let path = file.path();
     let len = file.length().doing("read the length of", path)?;
     if len != META_LEN {

@@ -9,15 +9,16 @@ use std::sync::Arc;
 
 use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File, LockError};
-use crate::identity::{IDENTITY_NAME, Identity};
+use crate::heal::{self, HEAL_NAME, Healing};
+use crate::identity::{Copies, IDENTITY_NAME, Identity};
 use crate::log::{Log, Parts, Recovered};
 use crate::meta::{META_LEN, META_NAME, Meta, MetaState};
 use crate::options::Options;
-use crate::peers::KnownPeers;
+use crate::peers::{KnownPeers, PEERS_NAME};
 use crate::prepare::{Preparer, Workshop};
 use crate::record;
 use crate::recover::{Decision, Found};
-use crate::repair::{self, Intent};
+use crate::repair::{self, Intent, Repaired};
 use crate::reset;
 use crate::segment::{RECORDS_AT, State};
 use crate::snapshot::{self, SnapshotFound};
@@ -61,18 +62,38 @@ pub(crate) fn open<D: Dir>(
             },
         )?;
     }
-    let identity = Identity::read(&dir)?;
+    let (identity, copies) = Identity::read(&dir)?;
     identity.check(&dir.path(IDENTITY_NAME), cluster_id, group_id, node_id)?;
     // A process that dies after a rename leaves a name that is there and not durable.
     if options.sync {
         dir.sync_dir("").doing("flush the directory", &root)?;
     }
 
-    let known_peers = KnownPeers::open(dir.clone(), &names, options.sync)?;
+    let mut known_peers = KnownPeers::open(dir.clone(), &names, options.sync)?;
+    let mut healing = Healing::read(&dir, &names, &identity, options.sync)?;
+    let mut found = Vec::new();
+
+    let mut survey = snapshot::survey(&dir, &identity, &options, &lock)?;
+    let covered = survey.newest.as_ref().map(|(id, _)| (id.index, id.term));
 
     let meta_path = dir.path(META_NAME);
-    let file = dir.open(META_NAME).doing("open", &meta_path)?;
-    let (mut meta, bad_slot) = Meta::open(file, identity.incarnation)?;
+    let open_meta = || {
+        let file = dir.open(META_NAME).doing("open", &meta_path)?;
+        Meta::open(file, identity.incarnation)
+    };
+    let (mut meta, bad_slot) = match open_meta() {
+        Err(lost) if options.heal && heal::is_loss(&lost) => {
+            let made = heal::remake_meta(&dir, &identity, covered, &options, &mut healing, &lost)?;
+            found.push(made);
+            open_meta()?
+        }
+        opened => opened?,
+    };
+    healing.vote_term = meta.state().vote.term;
+    if bad_slot && options.heal {
+        // No power failure tears a sector: it may have been the newer one, and a vote in it is forgotten.
+        healing.slot_lost()?;
+    }
     let flush_meta = |meta: &mut Meta<D::File>| {
         if options.sync {
             meta.file.sync().doing("flush", &meta_path)?;
@@ -86,7 +107,6 @@ pub(crate) fn open<D: Dir>(
     }
     flush_meta(&mut meta)?;
 
-    let mut survey = snapshot::survey(&dir, &identity, &options, &lock)?;
     let MetaState {
         vote,
         truncate_after,
@@ -101,52 +121,90 @@ pub(crate) fn open<D: Dir>(
         meta.write()?;
         flush_meta(&mut meta)
     };
-    let (found, replaced) = match reset_to {
-        Some(begun) => (None, Some(reset::target(&dir, begun, bad_slot, &survey)?)),
+    let begun = match reset_to {
+        // One that stands alone may be long over, and with peers it need not be known.
+        Some(begun) if options.heal && bad_slot && reset::goes_on_behind(&dir, begun)? => None,
+        begun => begun,
+    };
+    let (loaded, replaced) = match begun {
+        Some(begun) => match reset::target(&dir, begun, bad_slot, &survey) {
+            Err(lost @ StorageError::Corrupt { .. }) if options.heal => {
+                healing.lost(heal::reset_without_snapshot(&lost), 0)?;
+                (None, Some(covered.unwrap_or_default()))
+            }
+            target => (None, Some(target?)),
+        },
         None => {
-            reset::check_front(&dir, &survey)?;
+            if !options.heal {
+                reset::check_front(&dir, &survey)?;
+            }
             let intent = truncate_after.map(|after| Intent {
                 after,
                 alone: bad_slot,
             });
-            let loaded = repair::recover(&dir, &identity, intent, options.sync)?;
-            let replaced = reset::judge(&dir, &loaded, &survey)?;
-            if truncate_after.is_some() {
-                // The truncation is done and durable; new records must not fall to it again.
-                save_intent(None)?;
+            let repaired =
+                repair::recover(&dir, &identity, intent, covered, &options, &mut healing)?;
+            match repaired {
+                Repaired::Log(loaded) => {
+                    let replaced = reset::judge(&dir, &loaded, &survey)?;
+                    if truncate_after.is_some() || reset_to.is_some() {
+                        // The truncation is done and durable; new records must not fall to it again.
+                        save_intent(None)?;
+                    }
+                    (Some(loaded), replaced)
+                }
+                Repaired::Nothing(decisions) => {
+                    found.extend(decisions);
+                    (None, Some(covered.unwrap_or_default()))
+                }
             }
-            (Some(loaded), replaced)
         }
     };
     let decided = survey.settle()?;
-    let mut loaded = match (found, replaced) {
+    let mut loaded = match (loaded, replaced) {
         (Some(loaded), None) => loaded,
-        (found, replaced) => {
-            let (index, term) = replaced.expect("without a log there is a snapshot");
-            if reset_to.is_none() {
+        (was, replaced) => {
+            let (index, term) = replaced.expect("without a log something stands for it");
+            // Without a snapshot the file `heal` says that the log was lost, and the next start ends here again.
+            if begun.is_none() && index > 0 {
                 save_intent(replaced)?;
             }
             let next_seq = reset::seq_after_all(&dir)?;
             let mut workshop = workshop(&dir, &options, &identity, next_seq);
             let mut loaded = reset::replace(&mut workshop, &identity, (index, term))?;
             save_intent(None)?;
-            loaded.decisions = found.map_or(Vec::new(), |found| found.decisions);
-            let stands = SnapshotFound::StandsForLog { index, term };
-            let decision = Decision::new("log", Found::Snapshot(stands));
-            loaded.decisions.push(decision);
+            loaded.decisions = was.map_or(Vec::new(), |was| was.decisions);
+            if index > 0 {
+                let stands = SnapshotFound::StandsForLog { index, term };
+                let decision = Decision::new("log", Found::Snapshot(stands));
+                loaded.decisions.push(decision);
+            }
             loaded
         }
     };
+    healing.cut()?;
     loaded.decisions.extend(decided);
     if meta.is_single() {
         meta.write()?;
         flush_meta(&mut meta)?;
     }
     if bad_slot {
-        loaded
-            .decisions
-            .push(Decision::new(META_NAME, Found::MetaSlotTorn));
+        found.push(Decision::new(META_NAME, Found::MetaSlotTorn));
     }
+    // Copies that went bad are mended when it is certain that the directory is taken as it is.
+    if copies != Copies::Both {
+        identity.publish(&dir, options.sync)?;
+    }
+    if copies == Copies::One {
+        found.push(Decision::new(IDENTITY_NAME, Found::CopyDamaged));
+    }
+    if known_peers.mend()? {
+        found.push(Decision::new(PEERS_NAME, Found::CopyDamaged));
+    }
+    if healing.damaged {
+        found.push(Decision::new(HEAL_NAME, Found::HealDamaged));
+    }
+    loaded.decisions.append(&mut found);
 
     let flusher = dir
         .flusher(&options.flush_options())
@@ -168,6 +226,7 @@ pub(crate) fn open<D: Dir>(
         snapshot: survey.newest,
         term_runs: std::mem::take(&mut loaded.term_runs),
         decisions: std::mem::take(&mut loaded.decisions),
+        heal: healing.into_heal(vote),
     };
     let parts = Parts {
         dir,

@@ -27,6 +27,10 @@ pub struct Options {
     /// another one the same state makes another file, and a transfer that one node began cannot be continued by
     /// another. Default: 64 KiB. Minimum: 256. Maximum: 1 MiB.
     pub snapshot_chunk_bytes: u32,
+    /// The node has peers which hold what is committed: something that had been durable and went bad is cut off instead
+    /// of refused, and [`crate::Recovered::heal`] says what the node must not do before it has it again. A node without
+    /// other voters must leave it off: nobody could give anything back. Default: false.
+    pub heal: bool,
     /// Called on the flush thread when a flush is over. Not called where
     /// [`crate::Log::completion_fd`] is there instead. Default: none.
     pub on_complete: Option<OnComplete>,
@@ -40,6 +44,7 @@ impl Default for Options {
             sync: true,
             flush: FlushWay::Auto,
             snapshot_chunk_bytes: 64 << 10,
+            heal: false,
             on_complete: None,
         }
     }
@@ -53,6 +58,7 @@ impl std::fmt::Debug for Options {
             .field("sync", &self.sync)
             .field("flush", &self.flush)
             .field("snapshot_chunk_bytes", &self.snapshot_chunk_bytes)
+            .field("heal", &self.heal)
             .field("on_complete", &self.on_complete.is_some())
             .finish()
     }

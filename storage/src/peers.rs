@@ -5,12 +5,20 @@
 //!  ├ magic ─┼ crc32c ┼ ver ┼ count ┼─ node ─ incarnation ─┼─ node ─ incarnation ─┼ … zeros to 4096
 //! ```
 //!
+//! Twice in the file. A list that is lost cannot be made again from anything else: with an empty one this node would take
+//! back a peer that was wiped, and the two could elect a leader without what the peer had acknowledged. So one copy that
+//! goes bad is written anew from the other, and without both the node does not start. A file of 4096 bytes is an older one
+//! with a single copy.
+//!
 //! A peer whose directory was wiped has forgotten what it voted for and what it acknowledged; under its old name it
 //! could vote twice, or be counted for entries that it no longer has. Its incarnation tells, for whoever remembers the
 //! one from before: so that is kept here, durably, before anything of the peer counts. The file is replaced as a whole.
 
+use std::path::Path;
+
 use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File};
+use crate::identity::Copies;
 use crate::record::{u32_at, u64_at};
 
 pub(crate) const PEERS_NAME: &str = "peers";
@@ -29,17 +37,32 @@ pub struct KnownPeers<D: Dir> {
     dir: D,
     sync: bool,
     known: Vec<(u64, u64)>,
+    copies: Copies,
 }
 
 impl<D: Dir> KnownPeers<D> {
     /// Reads the file; without one nobody is known.
     pub(crate) fn open(dir: D, names: &[String], sync: bool) -> Result<Self, StorageError> {
-        let known = if names.iter().any(|name| name == PEERS_NAME) {
+        let (known, copies) = if names.iter().any(|name| name == PEERS_NAME) {
             read(&dir)?
         } else {
-            Vec::new()
+            (Vec::new(), Copies::Both)
         };
-        Ok(Self { dir, sync, known })
+        Ok(Self {
+            dir,
+            sync,
+            known,
+            copies,
+        })
+    }
+
+    /// Writes both copies again where one is bad, or where an older file has only one; says whether one was bad.
+    pub(crate) fn mend(&mut self) -> Result<bool, StorageError> {
+        let copies = std::mem::replace(&mut self.copies, Copies::Both);
+        if copies != Copies::Both {
+            self.publish()?;
+        }
+        Ok(copies == Copies::One)
     }
 
     /// The pairs `(node, incarnation)`.
@@ -74,9 +97,11 @@ impl<D: Dir> KnownPeers<D> {
         let bytes = encode(&self.known);
         let file = self
             .dir
-            .create(TEMPORARY_NAME, LEN as u64)
+            .create(TEMPORARY_NAME, 2 * LEN as u64)
             .doing("create", &path)?;
-        file.write_at(0, &bytes).doing("write", &path)?;
+        for at in [0, LEN as u64] {
+            file.write_at(at, &bytes).doing("write", &path)?;
+        }
         if self.sync {
             file.sync().doing("flush", &path)?;
         }
@@ -106,19 +131,42 @@ fn encode(known: &[(u64, u64)]) -> [u8; LEN] {
     out
 }
 
-fn read<D: Dir>(dir: &D) -> Result<Vec<(u64, u64)>, StorageError> {
+type List = Vec<(u64, u64)>;
+
+pub(crate) fn read<D: Dir>(dir: &D) -> Result<(List, Copies), StorageError> {
     let path = dir.path(PEERS_NAME);
+    let file = dir.open(PEERS_NAME).doing("open", &path)?;
+    let len = file.length().doing("read the length of", &path)?;
+    let first = read_copy(&file, &path, 0);
+    if len == LEN as u64 {
+        return first.map(|list| (list, Copies::Older));
+    }
+    match (first, read_copy(&file, &path, LEN as u64)) {
+        (Ok(first), Ok(second)) if first == second => Ok((first, Copies::Both)),
+        (Ok(_), Ok(_)) => {
+            let detail = "its two copies are whole and not the same";
+            Err(StorageError::corrupt(&path, 0, detail))
+        }
+        (Ok(list), Err(StorageError::Corrupt { .. }))
+        | (Err(StorageError::Corrupt { .. }), Ok(list)) => Ok((list, Copies::One)),
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    }
+}
+
+fn read_copy<F: File>(file: &F, path: &Path, at: u64) -> Result<List, StorageError> {
     let damaged = |detail: &str| {
         let advice = "; without the file this node takes its peers as they are now, which is safe \
                       only while none of them has lost its directory";
-        Err(StorageError::corrupt(&path, 0, format!("{detail}{advice}")))
+        Err(StorageError::corrupt(path, at, format!("{detail}{advice}")))
     };
-    let file = dir.open(PEERS_NAME).doing("open", &path)?;
-    if file.length().doing("read the length of", &path)? != LEN as u64 {
-        return damaged("it has not the length of such a file");
-    }
     let mut bytes = [0; LEN];
-    file.read_at(0, &mut bytes).doing("read", &path)?;
+    match file.read_at(at, &mut bytes) {
+        Ok(()) => {}
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            return damaged("it is shorter than such a file");
+        }
+        Err(e) => return Err(StorageError::io("read", path, e)),
+    }
     if u64_at(&bytes, 0) != MAGIC || crc32c::crc32c(&bytes[12..]) != u32_at(&bytes, 8) {
         return damaged("its magic number or checksum is wrong");
     }
@@ -126,7 +174,7 @@ fn read<D: Dir>(dir: &D) -> Result<Vec<(u64, u64)>, StorageError> {
     if version != VERSION {
         let (found, supported) = (version.into(), VERSION.into());
         return Err(StorageError::Version {
-            path,
+            path: path.into(),
             found,
             supported,
         });
@@ -194,16 +242,39 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_an_error_that_says_what_to_do() {
+    fn one_bad_copy_is_mended_and_two_are_an_error_that_says_what_to_do() {
         for at in [0, 8, 13, 14, 20, 4000] {
             let memory = Memory::new(1);
             assert!(open(&memory).expect("nobody").meet(2, 20).expect("written"));
-            let file = memory.open(PEERS_NAME).expect("it is there");
-            let mut byte = [0];
-            file.read_at(at, &mut byte).expect("read");
-            file.write_at(at, &[byte[0] ^ 4]).expect("written");
+            let flip = |at: usize| {
+                let flip = |bytes: &mut [u8]| bytes[at] ^= 4;
+                memory.damage(PEERS_NAME, flip).expect("damaged");
+            };
+            for at in [at, at + LEN] {
+                flip(at);
+                let mut peers = open(&memory).expect("the other copy is good");
+                assert_eq!(peers.list(), [(2, 20)]);
+                assert!(peers.mend().expect("written"), "{at}");
+                let mut peers = open(&memory.power_cut(Loss::All)).expect("sound");
+                assert_eq!((peers.list(), peers.copies), (&[(2, 20)][..], Copies::Both));
+                assert!(!peers.mend().expect("nothing to do"));
+            }
+            flip(at);
+            flip(at + LEN);
             let error = open(&memory).expect_err("damaged").to_string();
             assert!(error.contains("without the file"), "{at}: {error}");
         }
+    }
+
+    #[test]
+    fn a_file_with_a_single_copy_is_read_and_written_anew() {
+        let memory = Memory::new(1);
+        let file = memory.create(PEERS_NAME, LEN as u64).expect("created");
+        file.write_at(0, &encode(&[(2, 20)])).expect("written");
+        let mut peers = open(&memory).expect("an older file");
+        assert_eq!(peers.list(), [(2, 20)]);
+        assert!(!peers.mend().expect("written"), "nothing was damaged");
+        let peers = open(&memory.power_cut(Loss::All)).expect("sound");
+        assert_eq!((peers.list(), peers.copies), (&[(2, 20)][..], Copies::Both));
     }
 }

@@ -6,7 +6,8 @@
 //! The one question that matters: the records end at some place. Was what is missing there ever
 //! reported durable? Each mark carries how far the log was durable when it was written. If any mark
 //! at or behind the place says that the missing record had been durable, something that was promised
-//! is damaged: refuse. If none does, it is the torn end of writes that nobody was told of: cut.
+//! is damaged: refuse, or, when peers have it, cut and do not vote before it is here again (`heal.rs`). If none does, it
+//! is the torn end of writes that nobody was told of: cut.
 
 use std::fmt;
 
@@ -56,6 +57,27 @@ pub enum Found {
     },
     /// A segment of records that were never durable, behind a torn one.
     BehindTear,
+    /// A segment behind a damaged one: it does not go on where the log ends now.
+    BehindDamage,
+    /// A full segment whose seal is bad. Its records are whole, and the next segment goes on behind them.
+    SealDamaged {
+        /// Where the seal should be, in bytes.
+        offset: u64,
+    },
+    /// A segment file whose header, or length, does not say what it holds.
+    SegmentDamaged {
+        /// Where it is bad, in bytes.
+        offset: u64,
+        /// It held records of the log, or may have; otherwise it was a spare.
+        in_use: bool,
+    },
+    /// A segment of which nothing is left that a log could be made of.
+    GivenUp,
+    /// A segment, damaged or in front of a damaged one, whose records a snapshot holds.
+    Covered {
+        /// What the snapshot covers.
+        index: u64,
+    },
     /// A truncation was begun; the records to drop begin in this segment.
     TruncationBegun {
         /// The last index to keep.
@@ -67,6 +89,12 @@ pub enum Found {
     MetaSlotTorn,
     /// Something about a snapshot.
     Snapshot(SnapshotFound),
+    /// Both copies of term and vote are bad, or the file is not there.
+    MetaDamaged,
+    /// One of two copies in a file that never changes in part is bad: the other is the same.
+    CopyDamaged,
+    /// The file that says how far the log has to be fetched again is bad.
+    HealDamaged,
 }
 
 /// What is done about it.
@@ -78,6 +106,10 @@ pub enum Action {
     Erase,
     /// Cut at its last sound record, durably.
     Cut,
+    /// The same; what is cut off had been promised, and the node does not vote before it has it again.
+    Heal,
+    /// Written anew from what is sound.
+    Mend,
     /// The file is removed.
     Remove,
     /// The file gets another name, and does not count any more.
@@ -86,8 +118,8 @@ pub enum Action {
     Refuse,
 }
 
-/// The table.
-pub fn decide(found: &Found) -> Action {
+/// The table. With `heal`, what was promised and is bad may be cut off, because the peers have it.
+pub fn decide(found: &Found, heal: bool) -> Action {
     match found {
         Found::Unfinished => Action::Remove,
         Found::Unknown => Action::Keep,
@@ -103,7 +135,16 @@ pub fn decide(found: &Found) -> Action {
             leftovers: true, ..
         } => Action::Erase,
         Found::Torn { .. } => Action::Cut,
+        Found::Damaged { .. } if heal => Action::Heal,
         Found::Damaged { .. } => Action::Refuse,
+        Found::SegmentDamaged { .. } | Found::GivenUp if heal => Action::Remove,
+        Found::SegmentDamaged { .. } | Found::GivenUp => Action::Refuse,
+        Found::MetaDamaged if heal => Action::Heal,
+        Found::MetaDamaged => Action::Refuse,
+        Found::SealDamaged { .. } | Found::CopyDamaged => Action::Mend,
+        // It says that something is missing, and no more: the node votes when it has everything.
+        Found::HealDamaged => Action::Heal,
+        Found::Covered { .. } | Found::BehindDamage => Action::Remove,
         Found::BehindTear | Found::BehindTruncation => Action::Remove,
         Found::TruncationBegun { .. } => Action::Cut,
         // The other copy is what was last made durable; this one is written next.
@@ -125,11 +166,19 @@ pub struct Decision {
 
 impl Decision {
     pub(crate) fn new(file: impl Into<String>, found: Found) -> Decision {
-        let action = decide(&found);
         Decision {
             file: file.into(),
+            action: decide(&found, false),
             found,
-            action,
+        }
+    }
+
+    /// The same, when the log may be healed from its peers.
+    pub(crate) fn healing(file: impl Into<String>, found: Found) -> Decision {
+        Decision {
+            file: file.into(),
+            action: decide(&found, true),
+            found,
         }
     }
 }
@@ -171,11 +220,43 @@ impl fmt::Display for Decision {
             Found::BehindTruncation => write!(f, "holds truncated records only")?,
             Found::MetaSlotTorn => write!(f, "one of its two copies is torn")?,
             Found::Snapshot(found) => write!(f, "{found}")?,
+            Found::BehindDamage => write!(f, "behind what is damaged")?,
+            Found::SealDamaged { offset } => {
+                write!(
+                    f,
+                    "full segment, its seal at offset {offset} damaged, its records whole"
+                )?;
+            }
+            Found::SegmentDamaged { offset, in_use } => {
+                let held = if *in_use {
+                    "it held records"
+                } else {
+                    "it was a spare"
+                };
+                write!(f, "its header is damaged at offset {offset}, {held}")?;
+            }
+            Found::GivenUp => write!(f, "no log can be made of it")?,
+            Found::Covered { index } => {
+                write!(
+                    f,
+                    "damaged, or in front of what is; a snapshot holds the records up to {index}"
+                )?;
+            }
+            Found::MetaDamaged => write!(f, "term and vote are lost")?,
+            Found::CopyDamaged => write!(f, "one of its two copies is damaged")?,
+            Found::HealDamaged => {
+                write!(
+                    f,
+                    "damaged; how far the log has to be fetched again is not known"
+                )?;
+            }
         }
         let done = match self.action {
             Action::Keep => "kept",
             Action::Erase => "erased behind the end",
             Action::Cut => "cut there",
+            Action::Heal => "to be fetched again from the peers",
+            Action::Mend => "written anew",
             Action::Remove => "removed",
             Action::SetAside => "set aside",
             Action::Refuse => "refused",

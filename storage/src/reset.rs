@@ -212,7 +212,11 @@ pub(crate) fn target<D: Dir>(
     Ok(newest)
 }
 
-fn goes_on_behind<D: Dir>(dir: &D, (index, term): (u64, u64)) -> Result<bool, StorageError> {
+/// Whether records stand behind the snapshot that was to replace the log.
+pub(crate) fn goes_on_behind<D: Dir>(
+    dir: &D,
+    (index, term): (u64, u64),
+) -> Result<bool, StorageError> {
     for name in files_of_log(dir)? {
         if seq_of(&name).is_none() {
             continue;
@@ -275,20 +279,31 @@ pub(crate) fn judge<D: Dir>(
     survey: &Survey<D>,
 ) -> Result<Option<(u64, u64)>, StorageError> {
     let first = loaded.segments[0].view.base;
+    let (last, runs) = (loaded.last, &loaded.term_runs);
+    judge_log(dir, first, last, loaded.prev_term, runs, survey)
+}
+
+/// The same, of a log that was only looked at.
+pub(crate) fn judge_log<D: Dir>(
+    dir: &D,
+    first: u64,
+    last: u64,
+    prev_term: u64,
+    term_runs: &[(u64, u64)],
+    survey: &Survey<D>,
+) -> Result<Option<(u64, u64)>, StorageError> {
     check_gap(dir, first, survey)?;
     let Some((id, _)) = &survey.newest else {
         return Ok(None);
     };
     let replaced = Some((id.index, id.term));
-    if loaded.last < id.index {
+    if last < id.index {
         return Ok(replaced);
     }
-    let run = loaded
-        .term_runs
-        .partition_point(|&(_, from)| from <= id.index);
+    let run = term_runs.partition_point(|&(_, from)| from <= id.index);
     let term = match run.checked_sub(1) {
-        Some(run) => loaded.term_runs[run].0,
-        None => loaded.prev_term,
+        Some(run) => term_runs[run].0,
+        None => prev_term,
     };
     if term == id.term {
         return Ok(None);

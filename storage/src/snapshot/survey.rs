@@ -171,6 +171,11 @@ fn is_damage(error: &StorageError) -> bool {
 }
 
 impl<D: Dir> Survey<D> {
+    /// What was found of each file, and what is to be done.
+    pub(crate) fn decisions(&self) -> &[Decision] {
+        &self.decisions
+    }
+
     /// For the message of whoever misses a snapshot.
     pub(crate) fn bad_ones(&self) -> String {
         let say = |(_, error): &(SnapshotId, StorageError)| format!("; {error}");

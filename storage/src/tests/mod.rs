@@ -2,10 +2,12 @@
 
 mod append;
 mod faults;
+mod inspect;
 mod model;
 mod purge;
 mod recovery;
 mod reset;
+mod rot;
 mod snapshot;
 mod truncate;
 
