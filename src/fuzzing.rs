@@ -87,6 +87,12 @@ pub fn message_heads() -> Vec<(u8, Vec<u8>)> {
         Message::ReadIndex { term, ctx: 1 },
         answer(Some(5)),
         answer(None),
+        Message::LeaseAsk {
+            term,
+            number: 1,
+            promise_us: 1000,
+        },
+        Message::LeasePromise { term, number: 1 },
     ];
     let heads = messages.iter().map(|message| {
         let mut head = Head::default();
@@ -157,7 +163,7 @@ impl Lone {
             max_inflight_messages: 3,
             max_inflight_bytes: 900,
             disk_stall_us: 5000,
-            lease_us: None,
+            lease_us: Some(900),
         };
         let restored = Restored {
             term: Self::TERM,

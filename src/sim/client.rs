@@ -428,3 +428,61 @@ pub(crate) fn name(error: &ProposeError) -> &'static str {
         ProposeError::SnapshotRunning | ProposeError::NoSnapshot => "answer: no snapshot",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::invariants::Broken;
+
+    #[test]
+    fn a_read_that_is_too_old_and_a_wait_that_is_cut_short_are_found() {
+        let reply = Reply {
+            index: 0,
+            bytes: 0_u64.to_le_bytes().to_vec(),
+        };
+        let check = |ask, floor| {
+            let asked = Asked {
+                ask,
+                node: 0,
+                call: 1,
+                floor,
+            };
+            believable(1, asked, &reply, value_of(&reply), &Book::default())
+                .err()
+                .map(|Broken { check, .. }| check)
+        };
+        assert_eq!(check(Ask::OldRead(5, 0), 0), None);
+        let found = check(Ask::OldRead(5, 0), 1);
+        assert_eq!(found, Some("old reads are young enough"));
+        assert_eq!(check(Ask::Wait(0), 0), None);
+        assert_eq!(check(Ask::Wait(1), 0), Some("waits are kept"));
+    }
+
+    #[test]
+    fn what_clients_had_been_told_so_long_ago_is_the_least_that_an_old_read_sees() {
+        let mut rng = Rng::new(1);
+        let mut plan = Plan::draw(&mut rng);
+        plan.skew_ppm = 200_000;
+        let mut clients = Clients::new(rng.fork(), Ledger::default(), &plan);
+        for (now_us, value) in [(1_000, 1), (2_000, 5), (2_500, 4), (3_000, 6)] {
+            clients.it_is(now_us);
+            clients.tell(value);
+        }
+        clients.it_is(4_000);
+        let floor = |age_us, entries| clients.floor_of(Ask::OldRead(age_us, entries));
+        assert_eq!(floor(0, 0), 6);
+        assert_eq!(floor(0, 2), 4);
+        assert_eq!(
+            floor(780, 0),
+            6,
+            "979 us by a clock that is slow by a fifth"
+        );
+        assert_eq!(
+            floor(800, 0),
+            5,
+            "1000 us, and what was told at that very moment"
+        );
+        assert_eq!(floor(2_500, 0), 0);
+        assert_eq!(clients.floor_of(Ask::StaleRead), 0);
+    }
+}

@@ -341,3 +341,49 @@ impl StateMachine for Counter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(op: u64, value: u64) -> Applied {
+        Applied {
+            term: 1,
+            time_us: 0,
+            op,
+            digest: 0,
+            value,
+        }
+    }
+
+    /// A book in which operation 0 was applied at index 1, and index 2 was a query.
+    fn book() -> Book {
+        let mut book = Book::default();
+        book.begin();
+        book.begin();
+        book.expect_log_read();
+        book.apply(1, 1, entry(0, 1));
+        book.skip(1, 2);
+        assert_eq!(book.violation, None);
+        assert_eq!((book.value_at(2), book.value_at(3)), (1, 1));
+        book
+    }
+
+    #[test]
+    fn what_one_node_skips_and_another_applies_is_found() {
+        for wrong in [
+            |book: &mut Book| book.skip(2, 1),
+            |book: &mut Book| book.apply(2, 2, entry(1, 2)),
+            // There was one query, no more.
+            |book: &mut Book| book.skip(1, 3),
+        ] {
+            let mut book = book();
+            wrong(&mut book);
+            assert!(book.violation.is_some());
+        }
+        let mut book = book();
+        book.skip(2, 2);
+        book.apply(2, 3, entry(1, 2));
+        assert_eq!(book.violation, None);
+    }
+}

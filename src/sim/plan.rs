@@ -29,6 +29,8 @@ pub(crate) enum Trouble {
     Partition,
     /// One node is alone.
     Isolate,
+    /// The connections of one node break, and it is alone for a while.
+    Unplug,
     /// One node hears another no more; the other way is open.
     OneWay,
     /// Two halves that only one node sees both of.
@@ -57,7 +59,7 @@ pub(crate) enum Trouble {
     Wipe,
 }
 
-pub(crate) const TROUBLES: [(Trouble, &str); 21] = [
+pub(crate) const TROUBLES: [(Trouble, &str); 22] = [
     (Trouble::Kill, "fault: process killed"),
     (Trouble::Leave, "fault: process left in order"),
     (Trouble::PowerCut, "fault: power cut"),
@@ -69,6 +71,7 @@ pub(crate) const TROUBLES: [(Trouble, &str); 21] = [
     (Trouble::Pause, "fault: pause"),
     (Trouble::Partition, "fault: partition"),
     (Trouble::Isolate, "fault: isolated node"),
+    (Trouble::Unplug, "fault: unplugged node"),
     (Trouble::OneWay, "fault: one-way cut"),
     (Trouble::Bridge, "fault: bridge partition"),
     (Trouble::Reset, "fault: connection reset"),

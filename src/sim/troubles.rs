@@ -146,6 +146,12 @@ impl World<'_> {
                 self.cut(|to, from| to == at || from == at);
                 self.ask_both_sides(at)?;
             }
+            Trouble::Unplug if count > 1 => {
+                self.cut(|to, from| to == at || from == at);
+                for other in (0..count).filter(|&other| other != at) {
+                    self.fabric.state().disconnect(at, other);
+                }
+            }
             Trouble::OneWay if count > 1 => {
                 let other = (at + 1 + self.troubles.rng.below(count as u64 - 1) as usize) % count;
                 self.cut(|to, from| (to, from) == (at, other));
