@@ -114,7 +114,8 @@ impl<D: Dir> Append<D> {
                     voted_for: vote,
                 }),
                 Write::Install { index, term } => log.reset_to(index, term),
-                Write::Healed => unreachable!("no log is opened with a loss"),
+                // What makes it whole stands before this in the ring: durable first.
+                Write::Healed => log.healed(),
                 Write::Purge { before } => log.purge_before(before).map(drop),
             };
             match done {

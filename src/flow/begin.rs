@@ -31,7 +31,7 @@ pub(crate) fn begin<D: Dir>(
              between is gone here; empty the directories of the node's log and of its state, and it gets all of it from \
              its peers under a new node id"
         )),
-        _ if own > last => Err(format!(
+        _ if own > last && recovered.heal.is_none() => Err(format!(
             "it has applied everything up to {own}, but the log ends with {last}: one of the two directories is not \
              this node's, or an older copy"
         )),

@@ -1,6 +1,7 @@
 //! Where a node is put together: opens what it stands on, makes the rings, and gives each stage its ends of them.
 
 use std::net::TcpListener;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -218,6 +219,9 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         table.clone(),
         desk,
     ));
+
+    let is_healing = recovered.heal.is_some();
+    shared.healing.store(is_healing, Ordering::Relaxed);
 
     // `propose`: any thread -> consensus. Full: the caller gets `Busy`.
     let inline = config.inline_bytes;
@@ -540,6 +544,7 @@ fn open_log(
     let mut options = Options::default();
     options.segment_bytes = config.segment_bytes;
     options.max_record_bytes = config.max_entry_bytes;
+    options.heal = config.members.len() > 1;
     options.sync = config.flush != Flush::Never;
     options.flush = match config.flush {
         Flush::Auto | Flush::Never => FlushWay::Auto,
@@ -565,6 +570,20 @@ fn open_log(
 fn report_recovery(config: &Config, recovered: &Recovered) {
     for decision in &recovered.decisions {
         tracing::info!(node = config.id.0, "recovery: {decision}");
+    }
+    if let Some(heal) = &recovered.heal {
+        for wound in &heal.wounds {
+            tracing::error!(
+                node = config.id.0,
+                "{wound}; it is fetched again from the peers"
+            );
+        }
+        tracing::warn!(
+            node = config.id.0,
+            upto = heal.upto,
+            vote_lost = heal.vote_lost,
+            "this node does not stand for election before it has again what its disk has lost"
+        );
     }
     tracing::info!(
         node = config.id.0,
@@ -644,7 +663,11 @@ fn restored(config: &Config, recovered: &Recovered, applied: u64) -> raft::Resto
         term_runs: recovered.term_runs.clone(),
         last_index: recovered.last_index,
         committed: applied.min(recovered.last_index),
-        heal: None,
+        heal: recovered.heal.as_ref().map(|heal| raft::Heal {
+            upto: heal.upto,
+            term: heal.term,
+            vote_lost: heal.vote_lost,
+        }),
         membership: Membership::of_voters(voters),
     }
 }

@@ -31,6 +31,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 pub(crate) use self::heal::Heal;
+use self::heal::LostVote;
 pub(crate) use self::lease::certain_us;
 pub(crate) use self::message::{Append, MAX_RUNS, Message, Outcome};
 pub(crate) use self::quorum::Membership;
@@ -194,6 +195,7 @@ pub(crate) struct Core {
     heartbeat_due_us: u64,
     reads: Reads,
     heal: Option<Heal>,
+    lost_vote: Option<LostVote>,
     lease: Lease,
     rng: Rng,
     now_us: u64,
@@ -203,6 +205,8 @@ pub(crate) struct Core {
 /// The entry points. Each takes the time, which never goes back.
 impl Core {
     pub(crate) fn new(settings: Settings, restored: Restored, now_us: u64) -> Self {
+        let id = settings.id;
+        let lost_vote = LostVote::of(&restored, id, now_us);
         let log = TermRuns::new(
             restored.base_index,
             restored.base_term,
@@ -218,7 +222,6 @@ impl Core {
         // A crash between the two may have left entries of a term that the vote file has not.
         let term = restored.term.max(log.last_term());
         let vote = restored.vote.filter(|_| term == restored.term);
-        let id = settings.id;
         let alone = restored.membership.voters == [id] && restored.membership.outgoing.is_empty();
         let bound_us = match settings.lease_us {
             // What it may have promised in its last life.
@@ -262,6 +265,7 @@ impl Core {
             election_due_us: 0,
             heartbeat_due_us: u64::MAX,
             reads: Reads::new(),
+            lost_vote,
             heal: restored.heal,
             lease: Lease::new(bound_us),
             now_us,
@@ -278,6 +282,7 @@ impl Core {
     pub(crate) fn tick(&mut self, now_us: u64, sizes: &impl Sizes) {
         self.now_us = now_us;
         self.expire_asked_reads();
+        self.ask_for_terms();
         match self.role {
             Role::Leader => self.tick_leader(sizes),
             _ if now_us >= self.election_due_us => self.campaign(sizes),
@@ -291,7 +296,8 @@ impl Core {
             Role::Leader => self.heartbeat_due_us.min(self.election_due_us),
             _ => self.election_due_us,
         };
-        due.min(self.asked_reads_deadline())
+        let ask = self.lost_vote.as_ref().map_or(u64::MAX, LostVote::ask_us);
+        due.min(ask).min(self.asked_reads_deadline())
     }
 
     /// A peer has said something. For an append, its entries are at hand until the outputs have
@@ -309,6 +315,10 @@ impl Core {
         }
         if message.term() >= REACH {
             return; // Taken up, it would leave no term to stand in.
+        }
+        if self.lost_vote.is_some() {
+            self.hear_term(from, message);
+            return;
         }
         match *message {
             Message::Vote {

@@ -124,6 +124,7 @@ pub(crate) fn open(
     let mut options = storage::Options::default();
     options.segment_bytes = config.segment_bytes;
     options.max_record_bytes = config.max_entry_bytes;
+    options.heal = config.members.len() > 1;
     Log::open(
         disk.clone(),
         options,

@@ -134,6 +134,20 @@ impl<D: Dir> Log<D> {
         }
     }
 
+    /// Makes all that was written durable, and waits for it.
+    pub(crate) fn flush_all(&mut self) -> Result<(), StorageError> {
+        if self.land(true)? == FlushState::Done {
+            self.done_unsaid = true;
+        }
+        if self.meta.is_dirty() || self.is_tail_dirty() {
+            self.take_off()?;
+            self.land(true)?;
+        }
+        // Whoever counts writes by the flushes that cover them shall hear of these.
+        self.news = true;
+        Ok(())
+    }
+
     /// Whether a flush is due: something was appended, truncated or saved that no flush covers.
     pub fn is_dirty(&self) -> bool {
         // What a flight covers of the meta file stays dirty until it lands.

@@ -193,13 +193,15 @@ impl<D: Dir> Healing<D> {
 impl<D: Dir> Log<D> {
     /// The log is whole again, and the vote is settled ([`Heal`]): forgets, durably, that something was missing.
     ///
-    /// What makes it whole must be durable: `upto` is compared with [`Log::durable`], not with [`Log::last`].
+    /// What makes it whole may still be on its way to the disk: it waits until that is there.
     ///
     /// # Errors
     /// The medium failed. Then the next start may find the directory healing still, which is safe.
     pub fn healed(&mut self) -> Result<(), StorageError> {
         self.check()?;
-        let result = forget(&self.dir, self.options.sync);
+        let result = self
+            .flush_all()
+            .and_then(|()| forget(&self.dir, self.options.sync));
         self.keep(result)
     }
 }

@@ -225,12 +225,19 @@ impl Disk {
         }
     }
 
-    /// Records that had been durable are gone.
-    pub(super) fn lose(&mut self, after: u64) {
+    /// Records that had been durable are gone, and maybe term and vote.
+    pub(super) fn lose(&mut self, after: u64, vote_lost: bool) {
         let heal = Heal {
             upto: self.log.last(),
-            term: self.term.max(self.log.term(self.log.last())),
+            term: match vote_lost {
+                true => self.log.term(self.log.last()),
+                false => self.term.max(self.log.term(self.log.last())),
+            },
+            vote_lost,
         };
+        if vote_lost {
+            (self.term, self.vote) = (self.log.term(after), None);
+        }
         self.has_lost = true;
         self.lost = Some((heal, self.log.clone()));
         self.log.truncate(after);

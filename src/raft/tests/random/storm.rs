@@ -125,7 +125,8 @@ impl World {
                 let after = least + self.rng.below(last - least + 1);
                 self.tell(|| format!("{whom} loses what is after {after}"));
                 self.losses += 1;
-                self.machine(whom).disk.lose(after);
+                let vote_lost = self.chance(400);
+                self.machine(whom).disk.lose(after, vote_lost);
                 // A connection ends with its process: nothing of the former one comes after it.
                 self.events.retain(
                     |_, event| !matches!(event, Event::Arrives { from, .. } if *from == whom),
