@@ -302,6 +302,9 @@ impl Act {
     }
 }
 
+/// How a node is damaged of whose files something is wrong.
+pub(crate) const DAMAGED: &str = "damaged";
+
 /// A bit for each act, and one for the clients that take the node's answers.
 pub(crate) const CLIENT: u16 = 1 << ACTS.len();
 pub(crate) const EVERYTHING: u16 = (CLIENT << 1) - 1;
@@ -358,8 +361,8 @@ pub(crate) struct SimNode {
     pub(crate) seen: (Role, u64),
     /// A new leader, whose log is still to be looked at: term, its first index, and how far was committed.
     pub(crate) owes: Option<(u64, u64, u64)>,
-    /// The log of the directory that was wiped: what it had acknowledged was durable then.
-    pub(crate) wiped: Option<(Model, u64)>,
+    /// The log of the directory that was wiped or damaged: what it had acknowledged was durable then.
+    pub(crate) had: Option<(Model, u64)>,
     /// A bit for each peer whose directory it knows, durably.
     pub(crate) met: u64,
 }
@@ -380,15 +383,10 @@ impl SimNode {
 
     /// What it is counted for in a commit: its log, and how far that is durable.
     pub(crate) fn copy(&self) -> Copy<'_> {
-        match &self.wiped {
-            Some((model, durable)) => Copy {
-                model,
-                durable: *durable,
-            },
-            None => Copy {
-                model: &self.model,
-                durable: self.durable(),
-            },
+        Copy {
+            model: &self.model,
+            durable: self.durable(),
+            had: self.had.as_ref().map(|(model, durable)| (model, *durable)),
         }
     }
 

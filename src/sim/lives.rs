@@ -58,7 +58,7 @@ impl World<'_> {
             Err(error) => return self.refused_to_start(at, &error),
         };
         for decision in &recovered.decisions {
-            if let Found::Damaged { flushed, .. } = decision.found {
+            if let (Found::Damaged { flushed, .. }, None) = (&decision.found, &recovered.heal) {
                 broken(
                     "recovery",
                     format!(
@@ -76,6 +76,27 @@ impl World<'_> {
             durable: 0,
             vote: recovered.vote,
         });
+        let is_healing = recovered.heal.is_some();
+        if is_healing {
+            if node.damaged.is_none() {
+                broken(
+                    "no loss without a cause",
+                    format!("node {} heals: {:?}", at + 1, recovered.heal),
+                )?;
+            }
+            self.counts.add("mark: a node began to heal");
+            // It is counted for what it had, until it has it again.
+            node.had
+                .get_or_insert_with(|| (before.clone(), kept.durable));
+        }
+        let kept = if is_healing {
+            Kept {
+                durable: 0,
+                vote: recovered.vote,
+            }
+        } else {
+            kept
+        };
         let found = Model::recovered(
             &life.reader,
             recovered.first_index - 1,
@@ -305,7 +326,7 @@ impl SimNode {
             seen: (Role::Follower, 0),
             owes: None,
             met: 0,
-            wiped: None,
+            had: None,
         }
     }
 }

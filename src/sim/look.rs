@@ -5,10 +5,12 @@
 
 use std::sync::atomic::Ordering;
 
+use storage::Dir;
+
 use crate::Role;
 use crate::sim::invariants::office::Copy;
 use crate::sim::invariants::{Verdict, bounds, broken, promises};
-use crate::sim::life::{Act, SimNode};
+use crate::sim::life::{Act, DAMAGED, SimNode};
 use crate::sim::world::{World, tell};
 
 impl World<'_> {
@@ -23,7 +25,10 @@ impl World<'_> {
         let number = at as u64 + 1;
         match act {
             Act::Finish | Act::Flush => self.mind_flush(at),
-            Act::Write if work > 0 => self.follow_log(at)?,
+            Act::Write if work > 0 => {
+                self.follow_log(at)?;
+                self.look_whether_healed(at);
+            }
             Act::Consensus if work > 0 => self.look_at_office(at, before)?,
             Act::Send if work > 0 => self.look_at_promises(at)?,
             Act::Receive if work > 0 => self.hear_news(),
@@ -65,6 +70,21 @@ impl World<'_> {
         let last = self.nodes[at].model.last();
         tell!(self, "n{} has written up to {last}", at + 1);
         self.look_at_completeness(at)
+    }
+
+    /// The node has forgotten, durably, that something was missing.
+    fn look_whether_healed(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        if node.damaged != Some(DAMAGED) || node.had.is_none() {
+            return;
+        }
+        let names = node.disk.list("").unwrap_or_default();
+        if !names.iter().any(|name| name == "heal") {
+            node.damaged = None;
+            node.had = None;
+            self.counts.add("mark: a node is healed");
+            tell!(self, "n{} is healed", at + 1);
+        }
     }
 
     pub(crate) fn look_at_office(

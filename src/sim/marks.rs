@@ -3,12 +3,14 @@
 use storage::recover::Found;
 
 /// Each is counted as it is met.
-pub(crate) const MARKS: [&str; 31] = [
+pub(crate) const MARKS: [&str; 33] = [
     "mark: a candidate gave way within its term",
     "mark: a connection was given up",
     "mark: a leader stepped down within its term",
     "mark: a lease ran when a read asked for it",
+    "mark: a node began to heal",
     "mark: a node could not start for its disk",
+    "mark: a node is healed",
     "mark: a node left in order",
     "mark: a node stopped with a fault",
     "mark: a peer's window was full",

@@ -82,7 +82,11 @@ fn a_commit_needs_a_quorum_of_durable_logs_and_the_own_term() {
     let (last, empty) = (model.last(), Model::default());
     let term = model.term(last).expect("it has entries");
     let commit = |leader_durable, follower_durable, term| {
-        let log = |model, durable| Copy { model, durable };
+        let log = |model, durable| Copy {
+            model,
+            durable,
+            had: None,
+        };
         let logs = [
             log(model, leader_durable),
             log(model, follower_durable),

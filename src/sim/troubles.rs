@@ -8,6 +8,7 @@ use storage::memory::{Fault, Loss, Memory};
 use crate::Role;
 use crate::flow::shared::Stop;
 use crate::sim::invariants::Verdict;
+use crate::sim::life::DAMAGED;
 use crate::sim::lives::{End, WIPED};
 use crate::sim::plan::{Plan, TROUBLES, Trouble};
 use crate::sim::rng::Rng;
@@ -207,7 +208,7 @@ impl World<'_> {
             Trouble::Wipe if self.may_damage(at) && self.is_known_to_all(at) => {
                 self.end(at, End::Killed)?;
                 let node = &mut self.nodes[at];
-                node.wiped = Some((node.model.clone(), node.durable()));
+                node.had = Some((node.model.clone(), node.durable()));
                 node.met = 0;
                 self.nodes[at].disk = Memory::new(self.troubles.rng.next());
                 self.nodes[at].damaged = Some(WIPED);
@@ -320,6 +321,8 @@ impl World<'_> {
         let mut names = disk.list("").unwrap_or_default();
         let log = disk.list("log").unwrap_or_default();
         names.extend(log.iter().map(|name| format!("log/{name}")));
+        let snapshots = disk.list("snap").unwrap_or_default();
+        names.extend(snapshots.iter().map(|name| format!("snap/{name}")));
         names.retain(|name| name != "lock");
         if names.is_empty() {
             return Ok(false);
@@ -343,7 +346,7 @@ impl World<'_> {
         if changed.is_err() {
             return Ok(false);
         }
-        self.nodes[at].damaged = Some("damaged");
+        self.nodes[at].damaged = Some(DAMAGED);
         Ok(true)
     }
 

@@ -27,6 +27,19 @@ pub(crate) struct Fresh {
 pub(crate) struct Copy<'a> {
     pub(crate) model: &'a Model,
     pub(crate) durable: u64,
+    /// What it had before its disk lost some of it: until it has that again, nobody is elected as if it never had.
+    pub(crate) had: Option<(&'a Model, u64)>,
+}
+
+impl Copy<'_> {
+    /// Whether it counts for a commit of the entry at `index`.
+    fn holds(&self, index: u64, term: u64) -> bool {
+        let holds = |model: &Model, durable| durable >= index && model.term(index) == Some(term);
+        holds(self.model, self.durable)
+            || self
+                .had
+                .is_some_and(|(model, durable)| holds(model, durable))
+    }
 }
 
 impl Office {
@@ -116,10 +129,7 @@ impl Office {
         if of_term != term {
             says(format!("the entry is of term {of_term}"))?;
         }
-        let holders = logs
-            .iter()
-            .filter(|log| log.durable >= index && log.model.term(index) == Some(of_term))
-            .count();
+        let holders = logs.iter().filter(|log| log.holds(index, of_term)).count();
         if holders < logs.len() / 2 + 1 {
             let durable: Vec<_> = logs.iter().map(|log| log.durable).collect();
             says(format!(
