@@ -24,7 +24,8 @@ pub(super) struct Owner {
 #[derive(Debug)]
 pub(super) struct Checker {
     id: SnapshotId,
-    owner: Owner,
+    /// `None`: anybody's will do.
+    owner: Option<Owner>,
     path: PathBuf,
     /// Everything before was verified.
     at: u64,
@@ -52,10 +53,10 @@ pub(super) enum Piece {
 }
 
 impl Checker {
-    pub(super) fn new(id: SnapshotId, owner: Owner, path: &Path) -> Checker {
+    pub(super) fn new(id: SnapshotId, owner: impl Into<Option<Owner>>, path: &Path) -> Checker {
         Checker {
             id,
-            owner,
+            owner: owner.into(),
             path: path.into(),
             at: 0,
             header: None,
@@ -133,11 +134,13 @@ impl Checker {
             Ok(header) => header,
             Err(why) => return Err(self.bad(bytes.len(), why.0)),
         };
-        let names = [
-            ("cluster", header.cluster_id, self.owner.cluster_id),
-            ("group", header.group_id.into(), self.owner.group_id.into()),
-        ];
-        for (what, found, expected) in names {
+        let names = self.owner.map(|owner| {
+            [
+                ("cluster", header.cluster_id, owner.cluster_id),
+                ("group", header.group_id.into(), owner.group_id.into()),
+            ]
+        });
+        for (what, found, expected) in names.into_iter().flatten() {
             if found != expected {
                 return Err(StorageError::Foreign {
                     path: self.path.clone(),

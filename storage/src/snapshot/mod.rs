@@ -13,6 +13,7 @@
 //! `format.rs` has the bytes, `check.rs` verifies them piece by piece, `store.rs` is the folder.
 
 mod check;
+mod examine;
 mod format;
 mod read;
 mod receive;
@@ -22,6 +23,7 @@ mod take;
 
 use std::fmt;
 
+pub use examine::{Examined, examine};
 pub use read::{SnapshotReader, SnapshotSource};
 pub use receive::Incoming;
 pub use store::Snapshots;
@@ -34,9 +36,9 @@ pub(crate) use survey::{Survey, holds_snapshots, survey};
 /// The folder, in the log's directory.
 pub(crate) const FOLDER: &str = "snap";
 
-/// How much is written between two flushes while a file grows: then the last one is short, and the flushes of the log
-/// never queue behind a whole snapshot.
-const SYNC_EVERY: u64 = if cfg!(test) { 2 << 10 } else { 4 << 20 };
+/// How many chunks are written between two flushes while a file grows (4 MiB, mostly): then the last one is short, and
+/// the flushes of the log never queue behind a whole snapshot.
+const SYNC_EVERY_CHUNKS: u64 = 64;
 
 /// What a snapshot says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

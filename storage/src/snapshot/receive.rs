@@ -12,7 +12,7 @@ use super::check::Checker;
 use super::format::{FOOTER_LEN, HEAD_LEN};
 use super::read::{SnapshotReader, read_piece};
 use super::store::Shared;
-use super::{PARTIAL, SYNC_EVERY, SnapshotId, SnapshotMeta};
+use super::{PARTIAL, SnapshotId, SnapshotMeta};
 use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File};
 
@@ -178,11 +178,8 @@ impl<D: Dir> Incoming<D> {
         let file = self.file.as_ref().expect("nothing is written otherwise");
         file.write_at(at, piece)
             .doing_at("write", file.path(), at)?;
-        if self.checker.at() - self.synced >= SYNC_EVERY {
-            self.shared.sync_file(file)?;
-            self.synced = self.checker.at();
-        }
-        Ok(())
+        self.shared
+            .sync_now_and_then(file, self.checker.at(), &mut self.synced)
     }
 
     /// A piece that is bad is no part of it; when the pieces together are bad, none is.

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::check::Owner;
 use super::{
-    BAD, FOLDER, Incoming, PARTIAL, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader,
-    SnapshotSource, WHOLE,
+    BAD, FOLDER, Incoming, PARTIAL, SYNC_EVERY_CHUNKS, SnapshotFile, SnapshotId, SnapshotMeta,
+    SnapshotReader, SnapshotSource, WHOLE,
 };
 use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File};
@@ -73,6 +73,20 @@ impl<D: Dir> Shared<D> {
     pub(super) fn sync_file(&self, file: &D::File) -> Result<(), StorageError> {
         if self.sync {
             file.sync().doing("flush", file.path())?;
+        }
+        Ok(())
+    }
+
+    /// Flushes a file that has grown up to `at` when enough of it is not flushed; `synced` moves then.
+    pub(super) fn sync_now_and_then(
+        &self,
+        file: &D::File,
+        at: u64,
+        synced: &mut u64,
+    ) -> Result<(), StorageError> {
+        if at - *synced >= SYNC_EVERY_CHUNKS * u64::from(self.chunk_bytes) {
+            self.sync_file(file)?;
+            *synced = at;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::format::{
     FOOTER_LEN, Footer, Header, MOST_MEMBERS, chunk_crc, chunk_head, digest, header_crc,
 };
 use super::store::Shared;
-use super::{FOLDER, SYNC_EVERY, SnapshotId, SnapshotMeta, UNFINISHED};
+use super::{FOLDER, SnapshotId, SnapshotMeta, UNFINISHED};
 use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File};
 use crate::record::u32_at;
@@ -138,11 +138,8 @@ impl<D: Dir> SnapshotFile<D> {
         file.write_parts_at(at, parts)
             .doing_at("write", file.path(), at)?;
         self.at += len as u64;
-        if self.at - self.synced >= SYNC_EVERY {
-            self.shared.sync_file(&self.file)?;
-            self.synced = self.at;
-        }
-        Ok(())
+        self.shared
+            .sync_now_and_then(&self.file, self.at, &mut self.synced)
     }
 
     /// Writes full chunks as they come, and keeps the rest.

@@ -167,7 +167,7 @@ const FAULTS: [Fault; 3] = [Fault::Io, Fault::Full, Fault::PowerOff];
 fn losses() -> impl Iterator<Item = Loss> {
     [Loss::All, Loss::Nothing]
         .into_iter()
-        .chain((0..6).map(Loss::Random))
+        .chain((0..3).map(Loss::Random))
 }
 
 /// Opens what is left; the log is whole, what the folder lists is sound, and nothing unfinished is left. Gives the ids.
@@ -210,7 +210,7 @@ fn any_step_of_taking_one_may_fail() {
             let snapshots = log.snapshots();
             let begun = memory.steps();
             memory.fail_at(begun + step, fault);
-            let taken = take(&snapshots, 20, 1, 6000);
+            let taken = take(&snapshots, 20, 1, 36_000);
             let story = format!("{fault:?} at step {step}");
             let newest = *taken.as_ref().unwrap_or(&first);
             assert_eq!(snapshots.newest(), Some(newest), "{story}");
@@ -226,14 +226,14 @@ fn any_step_of_taking_one_may_fail() {
                 let names = memory.list("snap").expect("listed");
                 assert_eq!(names.len(), 1 + usize::from(taken.is_ok()), "{names:?}");
                 goes_on(&mut log);
-                let again = take(&snapshots, 20, 1, 6000).expect("the medium is well again");
+                let again = take(&snapshots, 20, 1, 36_000).expect("the medium is well again");
                 assert_eq!(snapshots.list(), [first, again]);
                 assert!(taken.is_err() || again == newest);
             }
             step += 1;
         }
         // Header, chunks, footer, flushes in between and at the end, rename, folder.
-        assert!(step > 18, "only {step} steps");
+        assert!(step > 70, "only {step} steps");
     }
 }
 
@@ -306,7 +306,7 @@ fn one_that_is_dropped_unfinished_leaves_nothing() {
 fn any_step_of_receiving_one_may_fail_and_it_goes_on() {
     let sender = Memory::new(9);
     let (_sender, from) = with_log(&sender);
-    let id = take(&from, 20, 1, 6000).expect("taken");
+    let id = take(&from, 20, 1, 36_000).expect("taken");
     let receiver = Memory::new(1);
     let (log, snapshots) = with_log(&receiver);
     let first = take(&snapshots, 10, 1, 900).expect("taken");
@@ -349,7 +349,7 @@ fn any_step_of_receiving_one_may_fail_and_it_goes_on() {
             }
             step += 1;
         }
-        assert!(step > 18, "only {step} steps");
+        assert!(step > 70, "only {step} steps");
     }
 }
 
@@ -357,7 +357,7 @@ fn any_step_of_receiving_one_may_fail_and_it_goes_on() {
 fn what_was_received_is_not_sent_again() {
     let sender = Memory::new(9);
     let (_sender, from) = with_log(&sender);
-    let id = take(&from, 20, 1, 20_000).expect("taken");
+    let id = take(&from, 20, 1, 200_000).expect("taken");
     let source = from.source(id).expect("it is there");
     let mut bytes = vec![0; source.len() as usize];
     source.read_at(0, &mut bytes).expect("read");
@@ -368,9 +368,9 @@ fn what_was_received_is_not_sent_again() {
     loop {
         let mut incoming = log.snapshots().receive(id).expect("begun");
         let from = incoming.offset();
-        // Flushed every 2 KiB here, and in whole pieces: that and two pieces may be lost.
-        assert!(from + 2048 + 2 * 520 >= before, "{from} of {before}");
-        let to = (from + 4096).min(id.bytes);
+        // Flushed every 64 chunks, and in whole pieces: that and two pieces may be lost.
+        assert!(from + 66 * 520 >= before, "{from} of {before}");
+        let to = (from + 40_960).min(id.bytes);
         let piece = &bytes[from as usize..to as usize];
         incoming.write(from, piece).expect("written");
         assert_eq!(incoming.offset(), to);
@@ -794,4 +794,156 @@ fn real_files_are_received_in_part_and_go_on() {
         std::fs::read(dirs[1].path().join(id.file("snap"))).expect("there"),
         bytes
     );
+}
+
+#[test]
+fn a_chunk_in_the_place_of_another_is_not_handed_out() {
+    let memory = Memory::new(1);
+    let (_log, snapshots) = with_log(&memory);
+    let id = take(&snapshots, 20, 1, 2000).expect("taken");
+    let other = take(&snapshots, 20, 1, 1990).expect("taken");
+    let mut chunk = vec![0; 520];
+    let source = snapshots.source(other).expect("it is there");
+    source.read_at(512, &mut chunk).expect("read");
+    // Two of one file change places; one comes from another file, where it was the same: it is the same here as well.
+    let swap: fn(&mut [u8], &[u8]) = |bytes, _| {
+        let (first, second) = bytes[512..].split_at_mut(520);
+        first.swap_with_slice(&mut second[..520]);
+    };
+    let replace: fn(&mut [u8], &[u8]) = |bytes, chunk| bytes[512..][..520].copy_from_slice(chunk);
+    let mut sound = vec![0; id.bytes as usize];
+    let source = snapshots.source(id).expect("it is there");
+    source.read_at(0, &mut sound).expect("read");
+    for (change, bad) in [(swap, true), (replace, false)] {
+        memory
+            .damage(&id.file("snap"), |bytes| change(bytes, &chunk))
+            .expect("changed");
+        let mut reader = snapshots.open(id).expect("the header is sound");
+        let read = reader.read(&mut [0; 1]);
+        assert_eq!(read.is_err(), bad, "{read:?}");
+        memory
+            .damage(&id.file("snap"), |bytes| bytes.copy_from_slice(&sound))
+            .expect("as it was");
+    }
+    // With another header, what it holds is no part of this one.
+    let stranger = take(&snapshots, 21, 1, 2000).expect("taken");
+    let source = snapshots.source(stranger).expect("it is there");
+    source.read_at(512, &mut chunk).expect("read");
+    memory
+        .damage(&id.file("snap"), |bytes| replace(bytes, &chunk))
+        .expect("changed");
+    let mut reader = snapshots.open(id).expect("the header is sound");
+    let error = reader.read(&mut [0; 1]).expect_err("of another file");
+    assert!(error.to_string().contains("checksum of chunk 0"), "{error}");
+}
+
+#[test]
+fn a_tool_sees_what_is_there() {
+    let memory = Memory::new(1);
+    let (log, snapshots) = with_log(&memory);
+    let whole = take(&snapshots, 20, 1, 2000).expect("taken");
+    let bad = take(&snapshots, 25, 1, 2000).expect("taken");
+    let aside = take(&snapshots, 26, 1, 2000).expect("taken");
+    snapshots.reject(aside).expect("renamed");
+    let sender = Memory::new(2);
+    let (_sender, from) = with_log(&sender);
+    let coming = take(&from, 30, 1, 2000).expect("taken");
+    let mut bytes = vec![0; 1600];
+    let source = from.source(coming).expect("it is there");
+    source.read_at(0, &mut bytes).expect("read");
+    let mut incoming = snapshots.receive(coming).expect("begun");
+    incoming.write(0, &bytes).expect("sound");
+    let _taking = snapshots.create(&snapshot_meta(30, 1)).expect("begun");
+    memory
+        .damage(&bad.file("snap"), |bytes| bytes[1100] ^= 1)
+        .expect("damaged");
+    memory.create("snap/notes", 10).expect("created");
+
+    let before = memory.steps();
+    let found = crate::snapshot::examine(&memory, Some((CLUSTER, GROUP))).expect("listed");
+    assert_eq!(memory.steps(), before);
+    drop((log, incoming));
+    let lines: Vec<_> = found
+        .iter()
+        .map(|one| {
+            let found = one.found.as_ref().map_or("?".into(), ToString::to_string);
+            let index = one.meta.as_ref().map_or(0, |meta| meta.index);
+            let end = one.file.rsplit('.').next().expect("a name");
+            format!("{end} {index} {}/{} {found}", one.sound_bytes, one.bytes)
+        })
+        .collect();
+    let (all, broken) = (whole.bytes, "snapshot, damaged: snapshot memory:/");
+    let expected = [
+        format!("snap 20 {all}/{all} snapshot, sound"),
+        format!(
+            "snap 25 1032/{all} {broken}{}, bytes 1032..1552: the checksum of chunk 1 does not match",
+            bad.file("snap")
+        ),
+        format!("bad 26 {all}/{all} snapshot that was found damaged earlier"),
+        "part 30 1552/1552 snapshot, received in part".into(),
+        "snap/notes 0 0/10 ?".into(),
+        "tmp 0 0/512 snapshot that was not finished".into(),
+    ];
+    assert_eq!(lines, expected);
+    let strangers = crate::snapshot::examine(&memory, Some((CLUSTER, GROUP + 1)));
+    for one in strangers.expect("listed") {
+        let foreign = matches!(one.damage, Some(StorageError::Foreign { .. }));
+        assert_eq!(foreign, one.id.is_some(), "{one:?}");
+    }
+}
+
+#[test]
+fn a_start_relies_on_no_name_that_may_get_lost() {
+    // The process ends between the rename and the flush of the folder, and the next one sees the name.
+    let memory = Memory::new(1);
+    let mut log = open(&memory);
+    log.append_some(30, 1, 1000);
+    log.flush();
+    let steps = {
+        let other = memory.power_cut(Loss::All);
+        let log = open(&other);
+        let before = other.steps();
+        take(&log.snapshots(), 25, 1, 100).expect("taken");
+        other.steps() - before
+    };
+    // The flush of the folder fails, and so does the way back.
+    for step in [steps - 1, steps] {
+        memory.fail_at(memory.steps() + step, Fault::Io);
+    }
+    take(&log.snapshots(), 25, 1, 100).expect_err("the folder was not flushed");
+    assert_eq!(log.snapshots().newest(), None);
+    drop(log);
+    let (mut log, found) = try_open(&memory).expect("it opens");
+    assert_eq!(found.snapshot.map(|(id, _)| id.index), Some(25));
+    // Nothing else flushes that folder before the log lets go of what the snapshot holds.
+    assert!(log.purge_before(26).expect("purged") > 1);
+    assert_eq!(found_index(&memory.power_cut(Loss::All)), Some(25));
+}
+
+fn found_index(left: &Memory) -> Option<u64> {
+    let (_, found) = try_open(left).expect("it opens");
+    found.snapshot.map(|(id, _)| id.index)
+}
+
+/// Not a test of speed: it prints what a snapshot costs here, for whoever asks (`--ignored --nocapture`).
+#[test]
+#[ignore = "writes half a GiB"]
+fn what_a_snapshot_costs() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let disk = Disk::new(dir.path());
+    let (log, _) = Log::open(disk, Options::default(), CLUSTER, GROUP, NODE).expect("opened");
+    let snapshots = log.snapshots();
+    let part = payload(1, 1, 1 << 20);
+    let started = std::time::Instant::now();
+    let mut file = snapshots.create(&snapshot_meta(5, 1)).expect("begun");
+    for _ in 0..512 {
+        file.write_all(&part).expect("written");
+    }
+    let id = file.finish().expect("finished");
+    println!("taken in {:?}", started.elapsed());
+    for what in ["verified", "once more"] {
+        let started = std::time::Instant::now();
+        snapshots.verify(id).expect("sound");
+        println!("{what} in {:?}", started.elapsed());
+    }
 }
