@@ -12,6 +12,7 @@
 //! - [`snapshot`]: whole states in files of their own, so that the front of the log can go.
 //! - [`recover`]: what a stop can leave behind, and what is done about it.
 //! - [`inspect`]: the same, looked at without changing anything.
+//! - [`scrub`]: reads what is on the disk again, in the background.
 //! - [`mod@file`]: the door to the medium, with [`disk`] and [`memory`] behind it.
 //! - [`probe`]: what the disk itself costs.
 //!
@@ -70,6 +71,7 @@ pub mod record;
 pub mod recover;
 mod repair;
 mod reset;
+pub mod scrub;
 mod segment;
 pub mod snapshot;
 mod stats;

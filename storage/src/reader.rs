@@ -18,6 +18,8 @@ type List = Arc<[Arc<View>]>;
 #[derive(Debug)]
 pub(crate) struct Published {
     written: AtomicU64,
+    /// Truncations begun: bytes that were published are written again only after this was raised.
+    truncations: AtomicU64,
     generation: AtomicU64,
     list: Mutex<List>,
 }
@@ -27,6 +29,7 @@ impl Published {
         let (written, generation) = (AtomicU64::new(written), AtomicU64::new(0));
         Published {
             written,
+            truncations: AtomicU64::new(0),
             generation,
             list: Mutex::new(list),
         }
@@ -34,6 +37,9 @@ impl Published {
 
     /// The records up to `index` may be read, and (after a truncation) no others.
     pub(crate) fn set_written(&self, index: u64) {
+        if index < self.written.load(Ordering::Relaxed) {
+            self.truncations.fetch_add(1, Ordering::AcqRel);
+        }
         self.written.store(index, Ordering::Release);
     }
 
@@ -130,6 +136,27 @@ impl Reader {
     /// The last index that can be read: written, not necessarily durable.
     pub fn written(&self) -> u64 {
         self.published.written.load(Ordering::Acquire)
+    }
+
+    /// Truncations begun so far. What is read while this stays the same was not being written.
+    pub(crate) fn truncations(&self) -> u64 {
+        self.published.truncations.load(Ordering::Acquire)
+    }
+
+    /// The segment in which record `index` is, or would be, and the one behind it; `None` below the front.
+    pub(crate) fn segment_of(&self, index: u64) -> Option<(Arc<View>, Option<Arc<View>>)> {
+        let mut seen = self.seen.borrow_mut();
+        seen.refresh(&self.published);
+        let at = seen.list.partition_point(|view| view.base <= index);
+        let view = seen.list[at.checked_sub(1)?].clone();
+        Some((view, seen.list.get(at).cloned()))
+    }
+
+    /// Index of the first record that can be read, or of the next one; `None` while the log is being replaced.
+    pub(crate) fn first(&self) -> Option<u64> {
+        let mut seen = self.seen.borrow_mut();
+        seen.refresh(&self.published);
+        seen.list.first().map(|view| view.base)
     }
 
     /// The records from `first` to at most `last`, as many as fit into `max_bytes` and lie in one

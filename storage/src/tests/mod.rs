@@ -8,6 +8,7 @@ mod purge;
 mod recovery;
 mod reset;
 mod rot;
+mod scrub;
 mod snapshot;
 mod truncate;
 
