@@ -10,6 +10,7 @@ mod dump;
 mod info;
 mod out;
 mod repair;
+mod snapshot;
 mod target;
 mod verify;
 
@@ -38,6 +39,9 @@ enum Command {
     /// The log: its files, its records. Changes nothing.
     #[command(subcommand)]
     Log(LogCommand),
+    /// The snapshots. Changes nothing.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Changes a directory in a way that loses something: each way says what. The node must be down.
     Repair(RepairArgs),
 }
@@ -52,9 +56,17 @@ enum LogCommand {
     Verify(Where),
 }
 
+#[derive(Debug, Subcommand)]
+enum SnapshotCommand {
+    /// Every snapshot on a line: its index and term, its size, whether it is sound. All of them are read to the end.
+    Info(Where),
+    /// Only whether all of them are sound, and what is not.
+    Verify(Where),
+}
+
 #[derive(Debug, Args)]
 struct Where {
-    /// A node's data directory, or that of one group.
+    /// A node's data directory, or that of one group; for snapshots also the file of one.
     dir: PathBuf,
     /// Write JSON.
     #[arg(long)]
@@ -172,6 +184,8 @@ fn run(command: Command, out: &mut Out) -> Result<Verdict, Failed> {
         Command::Log(LogCommand::Info(at)) => info::run(&at, out),
         Command::Log(LogCommand::Dump(args)) => dump::run(&args, out),
         Command::Log(LogCommand::Verify(at)) => verify::run(&at, out),
+        Command::Snapshot(SnapshotCommand::Info(at)) => snapshot::run(&at, true, out),
+        Command::Snapshot(SnapshotCommand::Verify(at)) => snapshot::run(&at, false, out),
         Command::Repair(args) => repair::run(&args, out),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -9,7 +10,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 use storage::record::{self, Header};
-use storage::{Disk, Log, Options, Recovered, StorageError, Vote};
+use storage::{Disk, Log, Options, Recovered, SnapshotMeta, StorageError, Vote};
 
 const RECORDS: u64 = 60;
 
@@ -436,4 +437,62 @@ fn the_command_line_is_checked() {
     assert!(said.contains("one group at a time"), "{said}");
     let said = node.json(&["log", "verify"], 0);
     assert_eq!(said["directories"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn snapshots_are_read_to_their_end() {
+    let node = Node::new();
+    assert!(
+        node.text(&["snapshot", "verify"], 0)
+            .contains("no snapshot")
+    );
+    let (log, _) = node.open(options()).expect("it opens");
+    let snapshots = log.snapshots();
+    let mut names = Vec::new();
+    for index in [20, 40] {
+        let meta = SnapshotMeta {
+            index,
+            term: 2,
+            time_us: 7,
+            members: b"1,2,3".to_vec(),
+        };
+        let mut file = snapshots.create(&meta).expect("begun");
+        file.write_all(&[7; 5000]).expect("written");
+        let id = file.finish().expect("finished");
+        names.push(format!(
+            "snap/{index:016}-2-{}-{:08x}.snap",
+            id.bytes, id.digest
+        ));
+    }
+    drop(snapshots);
+    log.close().expect("closed");
+    let before = node.picture();
+    let said = node.text(&["snapshot", "info"], 0);
+    assert!(names.iter().all(|name| said.contains(name)), "{said}");
+    assert!(
+        said.contains("index 40, term 2") && said.contains("SOUND: 2 of 2"),
+        "{said}"
+    );
+    assert!(node.picture() == before, "a file was changed");
+
+    node.flip(&names[1], 700);
+    let said = node.text(&["snapshot", "verify"], 1);
+    assert!(
+        said.contains(&names[1]) && said.contains("DAMAGED: 1 of 2"),
+        "{said}"
+    );
+    let said = node.json(&["snapshot", "info"], 1);
+    assert_eq!(said["directories"][0]["snapshots"][0]["sound"], true);
+    assert_eq!(said["directories"][0]["snapshots"][1]["sound"], false);
+    // Each by itself; and the log says it too.
+    let one = |name: &String| {
+        run(&node.group().join(name), &["snapshot", "verify"])
+            .status
+            .code()
+    };
+    assert_eq!((one(&names[0]), one(&names[1])), (Some(0), Some(1)));
+    assert!(
+        node.text(&["log", "verify"], 1)
+            .contains("snapshot, damaged")
+    );
 }

@@ -28,7 +28,7 @@ use crate::options::Options;
 use crate::plan::{self, Intent, Rules};
 use crate::recover::{Action, Decision, Found};
 use crate::reset;
-use crate::snapshot::{self, SnapshotFound, Survey};
+use crate::snapshot::{self, SnapshotFound, SnapshotId, SnapshotMeta, Survey};
 
 /// What a directory holds, and what a start would make of it.
 #[derive(Clone, Debug)]
@@ -214,16 +214,51 @@ pub fn inspect_in<D: Dir>(dir: &ReadOnly<D>) -> Result<Inspection, StorageError>
     })
 }
 
+/// A snapshot, all of which was read.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SnapshotReport {
+    /// The file, relative to the directory.
+    pub file: String,
+    /// Which it is.
+    pub id: SnapshotId,
+    /// What it says of itself, or where it is bad.
+    pub read: Result<SnapshotMeta, StorageError>,
+}
+
+/// Reads every snapshot of the directory of one group, oldest first, to its end.
+///
+/// # Errors
+/// The directory cannot be read, or does not say whose it is.
+pub fn snapshots(path: &Path) -> Result<Vec<SnapshotReport>, StorageError> {
+    let dir = ReadOnly::new(path);
+    let names = dir.list("").doing("list", &dir.path(""))?;
+    if !names.iter().any(|name| name == "identity") {
+        return Ok(Vec::new());
+    }
+    let (identity, _) = Identity::read(&dir)?;
+    let all = snapshot::verify_all(&dir, &identity, &unflushed(), &Arc::new(()))?;
+    let report = |(id, read): (SnapshotId, _)| SnapshotReport {
+        file: id.file("snap"),
+        id,
+        read,
+    };
+    Ok(all.into_iter().map(report).collect())
+}
+
+fn unflushed() -> Options {
+    Options {
+        sync: false,
+        ..Options::default()
+    }
+}
+
 fn survey<D: Dir>(
     dir: &ReadOnly<D>,
     identity: &Identity,
 ) -> Result<Survey<ReadOnly<D>>, StorageError> {
     // Nothing is flushed, and nobody is kept out.
-    let options = Options {
-        sync: false,
-        ..Options::default()
-    };
-    snapshot::survey(dir, identity, &options, &Arc::new(()))
+    snapshot::survey(dir, identity, &unflushed(), &Arc::new(()))
 }
 
 fn without_identity<D: Dir>(

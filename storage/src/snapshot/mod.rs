@@ -31,7 +31,7 @@ pub use survey::SnapshotFound;
 pub use take::SnapshotFile;
 
 pub(crate) use format::CHUNK_SIZES;
-pub(crate) use survey::{Survey, holds_snapshots, survey};
+pub(crate) use survey::{Survey, holds_snapshots, survey, verify_all};
 
 /// The folder, in the log's directory.
 pub(crate) const FOLDER: &str = "snap";

@@ -152,6 +152,26 @@ pub(crate) fn survey<D: Dir>(
     })
 }
 
+/// Reads every snapshot that has its final name, oldest first. Changes nothing.
+pub(crate) fn verify_all<D: Dir>(
+    dir: &D,
+    identity: &Identity,
+    options: &Options,
+    lock: &Arc<D::Lock>,
+) -> Result<Vec<Verified>, StorageError> {
+    let names = dir.list(FOLDER).doing("list", &dir.path(FOLDER))?;
+    let ids = names
+        .iter()
+        .filter_map(|name| SnapshotId::of_file(name, WHOLE));
+    let whole: BTreeSet<_> = ids.collect();
+    let snapshots = Snapshots::new(dir.clone(), identity, options, lock.clone(), whole.clone());
+    let read = |id: SnapshotId| (id, read_all(&snapshots, id));
+    Ok(whole.into_iter().map(read).collect())
+}
+
+/// A snapshot, and what it says of itself or what is wrong with it.
+pub(crate) type Verified = (SnapshotId, Result<SnapshotMeta, StorageError>);
+
 fn read_all<D: Dir>(
     snapshots: &Snapshots<D>,
     id: SnapshotId,
