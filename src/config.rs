@@ -182,6 +182,11 @@ pub struct Config {
     /// The most that is written, and the most that is sent, of snapshots in a second, in bytes. 0: as fast as it goes.
     /// Default: 0.
     pub snapshot_bytes_per_second: u64,
+    /// So long after the last time, all of the log and the snapshots is read from the disk again, to find what has gone bad
+    /// there. Zero: never. Default: an hour.
+    pub scrub_every: Duration,
+    /// The most that this reads in a second, in bytes. Default: 2 MiB.
+    pub scrub_bytes_per_second: u64,
 }
 
 impl Config {
@@ -221,6 +226,8 @@ impl Config {
             log_tail_entries: 64 << 10,
             snapshot_window_bytes: 4 << 20,
             snapshot_bytes_per_second: 0,
+            scrub_every: Duration::from_secs(3600),
+            scrub_bytes_per_second: 2 << 20,
         }
     }
 
@@ -327,6 +334,12 @@ impl Config {
                 "snapshot_window_bytes: {} is under the minimum of 1 KiB",
                 self.snapshot_window_bytes
             ));
+        }
+        if self.scrub_bytes_per_second == 0 {
+            return wrong(
+                "scrub_bytes_per_second: 0 would never end; scrub_every of zero turns it off"
+                    .into(),
+            );
         }
         if self.proposal_timeout < self.election_timeout {
             return wrong(format!(

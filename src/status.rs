@@ -113,6 +113,8 @@ pub struct SnapshotStatus {
     pub sending: Vec<TransferStatus>,
     /// What went wrong last, and not since.
     pub trouble: Option<String>,
+    /// What was last found bad on the disk, in the log or in a snapshot.
+    pub rot: Option<String>,
 }
 
 /// A snapshot on its way.

@@ -344,7 +344,8 @@ impl Apply {
                 shared.table.complete(caller, Ok(self.applied), &[]);
             }
         }
-        if self.occasion.is_due(self.applied, now_us) && !shared.desk.is_taking() {
+        let due = self.occasion.is_due(self.applied, now_us) && !shared.desk.is_taking();
+        if due || shared.desk.is_wanted() {
             self.capture(now_us, None)?;
             work += 1;
         }
@@ -363,6 +364,7 @@ impl Apply {
                 } else {
                     self.occasion.past(self.applied, now_us);
                 }
+                self.shared.desk.unwant();
                 self.shared.snapshots().failed(self.applied, &error);
                 if let Some(caller) = caller {
                     let none = Err(ProposeError::NoSnapshot);

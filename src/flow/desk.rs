@@ -43,6 +43,8 @@ pub(crate) struct Desk {
     jobs: ArrayQueue<Job>,
     back: ArrayQueue<Returned>,
     calls: ArrayQueue<Token>,
+    /// A snapshot is wanted without anybody waiting for it.
+    wanted: AtomicBool,
     /// A snapshot is being taken.
     taking: AtomicBool,
     saver: Waker,
@@ -61,6 +63,7 @@ impl Desk {
             jobs: ArrayQueue::new(2),
             back: ArrayQueue::new(1),
             calls: ArrayQueue::new(MOST_CALLS),
+            wanted: AtomicBool::new(false),
             taking: AtomicBool::new(false),
             saver,
             apply,
@@ -74,8 +77,24 @@ impl Desk {
         called
     }
 
+    /// Asks for a snapshot that nobody waits for: of whatever is applied, as soon as none is being taken.
+    pub(crate) fn want(&self) {
+        self.wanted.store(true, Ordering::Release);
+        self.apply.wake();
+    }
+
+    /// The state machine has none to give.
+    pub(crate) fn unwant(&self) {
+        self.wanted.store(false, Ordering::Release);
+    }
+
+    /// Whether one is wanted and can be begun.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Acquire) && !self.is_taking()
+    }
+
     pub(crate) fn has_calls(&self) -> bool {
-        !self.calls.is_empty()
+        !self.calls.is_empty() || self.is_wanted()
     }
 
     pub(crate) fn next_call(&self) -> Option<Token> {
@@ -91,6 +110,7 @@ impl Desk {
         if let Job::Take { .. } = job {
             let before = self.taking.swap(true, Ordering::AcqRel);
             assert!(!before, "a snapshot is begun while another is being taken");
+            self.wanted.store(false, Ordering::Release);
         }
         assert!(
             self.jobs.push(job).is_ok(),

@@ -22,6 +22,7 @@ pub(crate) mod waiting;
 
 pub(crate) mod desk;
 pub(crate) mod saver;
+pub(crate) mod scrubber;
 pub(crate) mod transfer;
 
 pub(crate) mod begin;

@@ -250,14 +250,14 @@ impl Plan for ReplyStage {
 }
 
 impl Plan for DiskSaver {
-    fn turn(&mut self, _: u64) -> Result<usize, Fault> {
-        Ok(self.poll())
+    fn turn(&mut self, now_us: u64) -> Result<usize, Fault> {
+        Ok(self.poll(now_us))
     }
     fn has_work(&mut self) -> bool {
         Saver::has_work(self)
     }
     fn deadline_us(&self) -> u64 {
-        u64::MAX
+        Saver::deadline_us(self)
     }
     fn drained(&mut self) -> bool {
         true // A snapshot that is not finished is given up.

@@ -15,10 +15,12 @@ use std::time::Duration;
 
 use ringbuf::Waker;
 use storage::Dir;
+use storage::scrub::Scrub;
 use storage::{SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, Snapshots};
 
 use crate::flow::desk::{Job, Returned};
 use crate::flow::rings::advance;
+use crate::flow::scrubber::{Rot, Scrubber};
 use crate::flow::shared::{Shared, Stop};
 use crate::fsm::SnapshotWriter;
 use crate::pending::Token;
@@ -31,6 +33,9 @@ pub(crate) struct Saver<D: Dir> {
     /// Entries before the newest snapshot that are kept for followers.
     tail: u64,
     pace: Pace,
+    scrubber: Scrubber<D>,
+    /// What is bad in the log lies before this: a snapshot is to take its place.
+    rotten: Index,
     /// What the directory held at the start has been looked at.
     begun: bool,
 }
@@ -38,11 +43,15 @@ pub(crate) struct Saver<D: Dir> {
 impl<D: Dir> Saver<D> {
     pub(crate) fn new(
         snapshots: Snapshots<D>,
+        scrub: Scrub<D>,
         shared: Arc<Shared>,
         consensus: Waker,
         config: &Config,
     ) -> Self {
+        let now_us = shared.clock.now_us();
         Self {
+            scrubber: Scrubber::new(scrub, snapshots.clone(), config, now_us),
+            rotten: 0,
             snapshots,
             shared,
             consensus,
@@ -52,14 +61,14 @@ impl<D: Dir> Saver<D> {
         }
     }
 
-    /// Does one job.
-    pub(crate) fn poll(&mut self) -> usize {
+    /// Does one job, or reads on.
+    pub(crate) fn poll(&mut self, now_us: u64) -> usize {
         let begun = std::mem::replace(&mut self.begun, true);
         if !begun {
             self.settle();
         }
         match self.shared.desk.next_job() {
-            None => return usize::from(!begun),
+            None => return usize::from(!begun) + self.scrub(now_us),
             Some(Job::Take {
                 meta,
                 writer,
@@ -77,6 +86,31 @@ impl<D: Dir> Saver<D> {
             }
         }
         1
+    }
+
+    fn scrub(&mut self, now_us: u64) -> usize {
+        if now_us < self.scrubber.due_us() {
+            return 0;
+        }
+        if let Some(Rot { upto, what }) = self.scrubber.step(now_us) {
+            let node = self.shared.id.0;
+            tracing::error!(
+                node,
+                "{what}; a snapshot takes its place, or restart the node and it gets it from its peers"
+            );
+            self.shared.snapshots().rot = Some(what);
+            self.rotten = self.rotten.max(upto);
+            if self.snapshots.newest().is_some_and(|id| id.index >= upto) {
+                self.settle();
+            } else {
+                self.shared.desk.want();
+            }
+        }
+        1
+    }
+
+    pub(crate) fn deadline_us(&self) -> u64 {
+        self.scrubber.due_us()
     }
 
     pub(crate) fn has_work(&self) -> bool {
@@ -127,7 +161,7 @@ impl<D: Dir> Saver<D> {
     }
 
     /// Keeps the two newest, and tells how much of the log is needed no more.
-    fn settle(&self) {
+    fn settle(&mut self) {
         let marks = &self.shared.marks;
         if marks.restore.load(Ordering::Acquire) > marks.applied.load(Ordering::Acquire) {
             return; // One of them is about to be read.
@@ -139,7 +173,19 @@ impl<D: Dir> Saver<D> {
         let newest = self.snapshots.newest();
         let disk_bytes = self.snapshots.disk_bytes().unwrap_or(0);
         self.shared.snapshots().keep(newest, disk_bytes);
-        let upto = upto.min(newest.map_or(0, |id| id.index.saturating_sub(self.tail)));
+        let newest = newest.map_or(0, |id| id.index);
+        let upto = if self.rotten > 0 && newest >= self.rotten {
+            // Neither a follower nor the older snapshot can make use of a log with something bad in it.
+            tracing::info!(
+                node = self.shared.id.0,
+                newest,
+                "a snapshot stands for what was found bad"
+            );
+            self.rotten = 0;
+            newest
+        } else {
+            upto.min(newest.saturating_sub(self.tail))
+        };
         if upto > marks.compact.load(Ordering::Relaxed) {
             advance(&marks.compact, upto);
             self.consensus.wake();

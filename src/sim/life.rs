@@ -209,7 +209,7 @@ impl Life {
             Act::Reply => Ok(reply.poll()),
             Act::Send => Ok(network.send()),
             Act::Flush => append.flush(now_us),
-            Act::Save => Ok(self.aside.saver.poll()),
+            Act::Save => Ok(self.aside.saver.poll(now_us)),
             Act::Transfer => Ok(self.aside.transfer.poll(now_us)),
         }
     }
@@ -224,7 +224,8 @@ impl Life {
         let own = self
             .stages
             .deadline_us()
-            .min(self.aside.transfer.deadline_us());
+            .min(self.aside.transfer.deadline_us())
+            .min(self.aside.saver.deadline_us());
         self.clock.true_time_of(own)
     }
 

@@ -157,6 +157,8 @@ impl Plan {
             log_tail_entries: rng.pick(&[0, 0, 5, 100]),
             snapshot_window_bytes: rng.pick(&[2 << 10, 16 << 10, 1 << 20]),
             snapshot_bytes_per_second: rng.pick(&[0, 0, 100 << 10]),
+            scrub_every: Duration::from_millis(rng.pick(&[0, 0, 3_000])),
+            scrub_bytes_per_second: 256 << 10,
             ..Config::new(NodeId(1), "simulated", members)
         };
         let config = Config {
