@@ -2,7 +2,7 @@
 
 use std::io;
 
-use storage::record;
+use storage::record::{self, Header};
 
 use crate::pending::{Table, Token};
 use crate::wire::KIND_COMMAND;
@@ -114,8 +114,28 @@ pub struct Entry<'a> {
 /// }
 /// # }
 /// ```
-pub struct Batch<'a> {
-    /// Records that are written and were encoded here or verified on their way in.
+pub struct Batch<'a>(Source<'a>);
+
+enum Source<'a> {
+    Log(Records<'a>),
+    /// A state machine that wraps another hands its entries on.
+    Lent(&'a mut dyn Lend),
+}
+
+/// Committed commands, one at a time. Between two calls of `advance` the present one may be looked at more than once.
+pub(crate) trait Lend {
+    /// Answers the present command and goes to the next; false at the end.
+    fn advance(&mut self) -> bool;
+
+    /// The present command, and the buffer for its reply.
+    fn current(&mut self) -> (Entry<'_>, &mut Vec<u8>);
+
+    /// Ends behind the present command, for a snapshot.
+    fn snapshot_here(&mut self);
+}
+
+/// Records that are written and were encoded here or verified on their way in.
+struct Records<'a> {
     records: &'a [u8],
     /// Where in them the next one begins.
     at: usize,
@@ -123,7 +143,7 @@ pub struct Batch<'a> {
     last: Index,
     term: Term,
     time_us: u64,
-    open: Option<(Token, Index)>,
+    present: Option<(Header, &'a [u8])>,
     reply: &'a mut Vec<u8>,
     table: &'a Table,
     own_origin: u64,
@@ -133,12 +153,15 @@ pub struct Batch<'a> {
 
 impl std::fmt::Debug for Batch<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Batch {{ taken to {}, {} bytes left }}",
-            self.last,
-            self.records.len() - self.at
-        )
+        match &self.0 {
+            Source::Log(log) => write!(
+                f,
+                "Batch {{ taken to {}, {} bytes left }}",
+                log.last,
+                log.records.len() - log.at
+            ),
+            Source::Lent(_) => f.write_str("Batch { lent by a state machine }"),
+        }
     }
 }
 
@@ -149,72 +172,124 @@ impl<'a> Batch<'a> {
         table: &'a Table,
         own_origin: u64,
     ) -> Self {
-        Self {
+        Self(Source::Log(Records {
             records,
             at: 0,
             last: 0,
             term: 0,
             time_us: 0,
-            open: None,
+            present: None,
             reply,
             table,
             own_origin,
             snapshot: false,
-        }
+        }))
+    }
+
+    /// What a state machine hands on to the one that it wraps.
+    pub(crate) fn lent(by: &'a mut dyn Lend) -> Self {
+        Self(Source::Lent(by))
     }
 
     /// The next command and the buffer for its reply, or `None` at the end of the batch. The reply goes to the
     /// caller, where [`Entry::local`]; elsewhere what is written is dropped, so it need not be written.
     #[allow(clippy::should_implement_trait)] // It lends: an `Iterator` could not.
     pub fn next(&mut self) -> Option<(Entry<'_>, &mut Vec<u8>)> {
-        self.answer();
-        if self.snapshot {
-            return None;
-        }
-        let record = record::peek(&self.records[self.at..]).ok()?;
-        let header = record.header;
-        if header.kind != KIND_COMMAND {
-            return None;
-        }
-        self.at += record.bytes.len();
-        (self.last, self.term, self.time_us) = (header.index, header.term, header.time_us);
-        let local = header.origin == self.own_origin;
-        self.open = local.then_some((Token(header.token), header.index));
-        let entry = Entry {
-            index: header.index,
-            term: header.term,
-            time_us: header.time_us,
-            origin: NodeId((header.origin >> 32) as u32),
-            local,
-            command: record.payload,
-        };
-        Some((entry, self.reply))
+        self.advance().then(|| self.current())
     }
 
     /// Asks for a snapshot of the state as it is after the last command that was taken, exactly: the batch ends there, and
     /// what follows comes in another one. On every node, then, a snapshot of this index; one that is still being written
     /// when it is asked for is finished instead, and this one is not taken.
     pub fn snapshot_here(&mut self) {
-        self.snapshot = self.last > 0;
+        Lend::snapshot_here(self);
+    }
+
+    /// Ends a batch of the log.
+    pub(crate) fn finish(self) -> Taken {
+        match self.0 {
+            Source::Log(mut log) => {
+                log.answer();
+                Taken {
+                    bytes: log.at,
+                    last: log.last,
+                    term: log.term,
+                    time_us: log.time_us,
+                    snapshot: log.snapshot,
+                }
+            }
+            Source::Lent(_) => unreachable!("who lends a batch ends it"),
+        }
+    }
+}
+
+impl Lend for Batch<'_> {
+    fn advance(&mut self) -> bool {
+        match &mut self.0 {
+            Source::Log(log) => log.advance(),
+            Source::Lent(lender) => lender.advance(),
+        }
+    }
+
+    fn current(&mut self) -> (Entry<'_>, &mut Vec<u8>) {
+        match &mut self.0 {
+            Source::Log(log) => log.current(),
+            Source::Lent(lender) => lender.current(),
+        }
+    }
+
+    fn snapshot_here(&mut self) {
+        match &mut self.0 {
+            Source::Log(log) => log.snapshot = log.last > 0,
+            Source::Lent(lender) => lender.snapshot_here(),
+        }
+    }
+}
+
+impl Records<'_> {
+    fn is_local(&self, header: &Header) -> bool {
+        header.origin == self.own_origin
     }
 
     fn answer(&mut self) {
-        if let Some((token, index)) = self.open.take() {
-            self.table.complete(token, Ok(index), self.reply);
+        if let Some((header, _)) = self.present.take()
+            && self.is_local(&header)
+        {
+            self.table
+                .complete(Token(header.token), Ok(header.index), self.reply);
         }
         self.reply.clear();
     }
 
-    /// Ends the batch.
-    pub(crate) fn finish(mut self) -> Taken {
+    fn advance(&mut self) -> bool {
         self.answer();
-        Taken {
-            bytes: self.at,
-            last: self.last,
-            term: self.term,
-            time_us: self.time_us,
-            snapshot: self.snapshot,
+        if self.snapshot {
+            return false;
         }
+        let Ok(record) = record::peek(&self.records[self.at..]) else {
+            return false;
+        };
+        let header = record.header;
+        if header.kind != KIND_COMMAND {
+            return false;
+        }
+        self.at += record.bytes.len();
+        (self.last, self.term, self.time_us) = (header.index, header.term, header.time_us);
+        self.present = Some((header, record.payload));
+        true
+    }
+
+    fn current(&mut self) -> (Entry<'_>, &mut Vec<u8>) {
+        let (header, command) = self.present.expect("advance found a command");
+        let entry = Entry {
+            index: header.index,
+            term: header.term,
+            time_us: header.time_us,
+            origin: NodeId((header.origin >> 32) as u32),
+            local: self.is_local(&header),
+            command,
+        };
+        (entry, self.reply)
     }
 }
 

@@ -50,6 +50,8 @@
 //! | a [`Reply`] | durable on a majority, applied here, exactly at its log index |
 //! | [`ProposeError::Unknown`] | may have been applied, or may still be |
 //! | any other [`ProposeError`] | not applied, and never will be |
+//!
+//! [`session`] makes of an unknown outcome a known one: a command that is tried again counts once.
 
 #![warn(unreachable_pub)]
 
@@ -64,6 +66,7 @@ pub mod fuzzing;
 mod node;
 mod pending;
 mod raft;
+pub mod session;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod status;
@@ -76,6 +79,7 @@ pub use fsm::{Batch, Entry, SnapshotWriter, StateMachine};
 pub use node::{Consistency, Driver, Node};
 pub use pending::{Pending, Reply};
 pub use ringbuf::Notify;
+pub use session::{Session, Sessions};
 pub use status::{HopStatus, PeerStatus, RingStatus, Role, SnapshotStatus, Status, TransferStatus};
 
 /// A place in the log; the first entry has 1.
