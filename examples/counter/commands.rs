@@ -1,7 +1,11 @@
 //! The commands: what each takes, and what becomes of it. Error texts are Redis's own.
+//!
+//! `SESSION id seq [mark] COMMAND …` is the command with a number of the client's: however often it is sent, and to whichever
+//! servers, it is applied once, and answered as it was the first time (`ringraft::session`).
 
 use std::time::Duration;
 
+use ringraft::session::{self, Request, Watch};
 use ringraft::{Consistency, Node};
 
 use crate::info;
@@ -48,6 +52,7 @@ impl Default for Client {
 #[derive(Debug)]
 pub struct Context<'a> {
     pub node: &'a Node,
+    pub sessions: &'a Watch,
     pub connections: usize,
     pub commands: u64,
     pub port: u16,
@@ -78,6 +83,7 @@ const TABLE: &[(&str, i64)] = &[
     ("mget", -2),
     ("cas", 4),
     ("readmode", -1),
+    ("session", -2),
 ];
 
 /// Reads a request. A reply at once goes to `out`; a command or query for the cluster into `encoded`.
@@ -108,8 +114,7 @@ pub fn dispatch(
         reply.error(&unknown(name, rest));
         return Action::Replied;
     };
-    let count = args.len() as i64;
-    if count != arity && (arity > 0 || count < -arity) {
+    if !arity_fits(args.len(), arity) {
         reply.error(&wrong_arity(name));
         return Action::Replied;
     }
@@ -123,11 +128,40 @@ pub fn dispatch(
         ));
         return Action::Replied;
     }
+    encoded.clear();
+    if name == "session" {
+        return match session_request(rest, encoded) {
+            Ok(()) => Action::Write,
+            Err(text) => {
+                reply.error(&text);
+                Action::Replied
+            }
+        };
+    }
+    Request::Plain.encode(encoded);
+    match data(name, rest) {
+        Some(Ok((command, action))) => {
+            command.encode(encoded);
+            action
+        }
+        Some(Err(text)) => {
+            reply.error(text);
+            Action::Replied
+        }
+        None => local(name, rest, client, context, reply),
+    }
+}
+
+/// What is asked of the counters; `None`: it is not for them.
+fn data<'a, 'b>(
+    name: &str,
+    rest: &'b [&'a [u8]],
+) -> Option<Result<(Command<'a, 'b>, Action), &'static str>> {
     let command = match name {
-        "get" => return read(Command::Get { key: rest[0] }, encoded),
-        "mget" => return read(Command::GetMany { keys: rest }, encoded),
-        "exists" => return read(Command::Exists { keys: rest }, encoded),
-        "dbsize" => return read(Command::Size, encoded),
+        "get" => return Some(Ok((Command::Get { key: rest[0] }, Action::Read))),
+        "mget" => return Some(Ok((Command::GetMany { keys: rest }, Action::Read))),
+        "exists" => return Some(Ok((Command::Exists { keys: rest }, Action::Read))),
+        "dbsize" => return Some(Ok((Command::Size, Action::Read))),
         "set" if rest.len() > 2 => Err("ERR syntax error"),
         "set" => with(number(rest[1]), |value| Command::Set {
             key: rest[0],
@@ -173,23 +207,75 @@ pub fn dispatch(
                 _ => Err(NOT_A_NUMBER),
             }
         }
-        _ => return local(name, rest, client, context, reply),
+        _ => return None,
     };
-    match command {
-        Ok(command) => {
+    Some(command.map(|command| (command, Action::Write)))
+}
+
+const SESSION_USAGE: &str = "ERR SESSION takes OPEN, CLOSE id, KEEP id mark, or id seq [mark] and a command for the counters";
+
+/// `SESSION …` as a command for the cluster.
+fn session_request(args: &[&[u8]], encoded: &mut Vec<u8>) -> Result<(), String> {
+    let unsigned = |arg: &[u8]| number(arg).and_then(|number| u64::try_from(number).ok());
+    let usage = || SESSION_USAGE.to_owned();
+    let lower = args[0].to_ascii_lowercase();
+    let (request, rest) = match (lower.as_slice(), &args[1..]) {
+        (b"open", []) => (Request::Open, &[][..]),
+        (b"close", [id]) => {
+            let session = unsigned(id).ok_or_else(usage)?;
+            (Request::Close { session }, &[][..])
+        }
+        (b"keep", [id, mark]) => {
+            let session = unsigned(id).ok_or_else(usage)?;
+            let mark = unsigned(mark).ok_or_else(usage)?;
+            (Request::Keep { session, mark }, &[][..])
+        }
+        (id, [sequence, rest @ ..]) => {
+            let session = unsigned(id).ok_or_else(usage)?;
+            let sequence = unsigned(sequence).ok_or_else(usage)?;
+            let (mark, rest) = match rest.split_first() {
+                Some((first, rest)) if first.first().is_some_and(u8::is_ascii_digit) => {
+                    (Some(unsigned(first).ok_or_else(usage)?), rest)
+                }
+                _ => (None, rest),
+            };
+            if mark.is_some_and(|mark| mark > sequence) {
+                return Err("ERR the mark is above the sequence number".to_owned());
+            }
+            let numbered = Request::Numbered {
+                session,
+                sequence,
+                mark,
+            };
+            (numbered, rest)
+        }
+        _ => return Err(usage()),
+    };
+    request.encode(encoded);
+    if !matches!(request, Request::Numbered { .. }) {
+        return Ok(());
+    }
+    let (name, rest) = rest.split_first().ok_or_else(usage)?;
+    let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
+    let Some(&(known, arity)) = TABLE.iter().find(|entry| entry.0 == lower) else {
+        return Err(unknown(name, rest));
+    };
+    if !arity_fits(rest.len() + 1, arity) {
+        return Err(wrong_arity(known));
+    }
+    match data(known, rest) {
+        Some(Ok((command, _))) => {
             command.encode(encoded);
-            Action::Write
+            Ok(())
         }
-        Err(text) => {
-            reply.error(text);
-            Action::Replied
-        }
+        Some(Err(text)) => Err(text.to_owned()),
+        None => Err(format!("ERR {known} cannot be a command of a session")),
     }
 }
 
-fn read(query: Command<'_, '_>, encoded: &mut Vec<u8>) -> Action {
-    query.encode(encoded);
-    Action::Read
+fn arity_fits(count: usize, arity: i64) -> bool {
+    let count = count as i64;
+    count == arity || (arity < 0 && count >= -arity)
 }
 
 fn with<'a, 'b>(
@@ -464,8 +550,35 @@ fn hello(args: &[&[u8]], client: &mut Client, context: &Context<'_>, mut reply: 
     reply.array(0);
 }
 
-/// Writes what the state machine said.
-pub fn write_answer(answer: Answer<'_>, out: &mut Vec<u8>, resp3: bool) {
+/// Writes what the cluster answered.
+pub fn write_reply(bytes: &[u8], out: &mut Vec<u8>, resp3: bool) {
+    let refusal = match session::Answer::decode(bytes) {
+        session::Answer::Applied(answer) => {
+            return write_answer(Answer::decode(answer), out, resp3);
+        }
+        session::Answer::Opened { session, .. } => {
+            return Writer { out, resp3 }.integer(session as i64);
+        }
+        session::Answer::Done => return Writer { out, resp3 }.simple("OK"),
+        session::Answer::TooOld => {
+            "TOOOLD this sequence number is below the mark, or below the last window: its answer is not kept, and it is \
+             not applied any more"
+        }
+        session::Answer::NotKept => {
+            "NOTKEPT applied, once; its answer was long and has made room for others"
+        }
+        session::Answer::TooFar => {
+            "TOOFAR not applied: the sequence number is further above the mark than the window is long"
+        }
+        session::Answer::Expired => {
+            "EXPIRED there is no such session: it was closed, or has made room; this try was not applied"
+        }
+        session::Answer::Malformed => "ERR the command was damaged on its way",
+    };
+    Writer { out, resp3 }.error(refusal);
+}
+
+fn write_answer(answer: Answer<'_>, out: &mut Vec<u8>, resp3: bool) {
     let mut reply = Writer { out, resp3 };
     match answer {
         Answer::Done => reply.simple("OK"),
@@ -491,6 +604,57 @@ mod tests {
             unknown(b"FOO", &[b"a", b"b"]),
             "ERR unknown command 'FOO', with args beginning with: 'a' 'b' "
         );
+    }
+
+    #[test]
+    fn a_session_is_a_prefix_of_a_command() {
+        let encode = |text: &str| {
+            let args: Vec<&[u8]> = text.split(' ').map(str::as_bytes).collect();
+            let mut encoded = Vec::new();
+            session_request(&args, &mut encoded).map(|()| encoded)
+        };
+        let numbered = encode("7 12 incr a").expect("it is a command");
+        let (request, command) = Request::decode(&numbered).expect("it can be read");
+        let expected = Request::Numbered {
+            session: 7,
+            sequence: 12,
+            mark: None,
+        };
+        assert_eq!(request, expected);
+        let mut add = Vec::new();
+        Command::Add {
+            key: b"a",
+            delta: 1,
+        }
+        .encode(&mut add);
+        assert_eq!(command, add);
+        let marked = encode("7 12 10 MGET a b").expect("it is a command");
+        let mark = Some(10);
+        let read = Request::decode(&marked).map(|(request, _)| request);
+        assert!(
+            matches!(read, Some(Request::Numbered { mark: is, .. }) if is == mark),
+            "{read:?}"
+        );
+        for (text, says) in [
+            ("open 5", "SESSION takes"),
+            ("close", "SESSION takes"),
+            ("keep 7 x", "SESSION takes"),
+            ("7 12", "SESSION takes"),
+            ("-7 12 incr a", "SESSION takes"),
+            ("7 12 13 incr a", "mark is above"),
+            ("7 12 10x incr a", "SESSION takes"),
+            ("7 12 ping", "PING cannot be"),
+            ("7 12 session open", "SESSION cannot be"),
+            ("7 12 incr", "wrong number of arguments for 'incr'"),
+            ("7 12 set a b", "not an integer"),
+            ("7 12 foo", "unknown command 'foo'"),
+        ] {
+            let error = encode(text).expect_err("an error");
+            assert!(
+                error.to_lowercase().contains(&says.to_lowercase()),
+                "{text}: {error}"
+            );
+        }
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The demonstration: three nodes in this process, over real sockets and real files, under load, with the leader killed in
 //! the middle; and at the end an account of every increment.
+//!
+//! Each load thread has a session: an increment whose outcome it does not learn is sent again, to another node if need be, and
+//! counts once all the same. So the account at the end is exact.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -9,6 +12,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use ringraft::session::{self, Limits, Numbers, Request, Sequence, Session, Sessions};
 use ringraft::{Config, Consistency, Member, Node, NodeId, Outbox, ProposeError, Role};
 
 use crate::machine::{Answer, Command, Counters};
@@ -18,6 +22,13 @@ const NODES: u32 = 3;
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
 /// Increments that each load thread keeps in flight; there is one thread a node.
 const INFLIGHT: usize = 256;
+/// A session's window is as long as what is in flight.
+fn limits() -> Limits {
+    Limits {
+        window: INFLIGHT as u32,
+        ..Limits::default()
+    }
+}
 const LIMIT: Duration = Duration::from_secs(30);
 
 type Failure = Box<dyn std::error::Error>;
@@ -26,8 +37,11 @@ type Failure = Box<dyn std::error::Error>;
 #[derive(Debug, Default)]
 struct Account {
     acknowledged: AtomicU64,
+    /// Tries that had no known outcome, and those that were refused: both were sent again.
     unknown: AtomicU64,
     refused: AtomicU64,
+    /// Answers that an increment must not get.
+    wrong: Mutex<Vec<String>>,
     /// Microseconds since the start: when the leader was killed, and when the first increment begun after that was
     /// acknowledged.
     killed_us: AtomicU64,
@@ -79,7 +93,8 @@ impl Cluster {
             segment_bytes: 16 << 20,
             ..Config::new(id, self.dir.join(format!("node-{id}")), members)
         };
-        Ok(Node::start_on(listener, config, Counters::default())?)
+        let machine = Sessions::new(Counters::default(), limits());
+        Ok(Node::start_on(listener, config, machine)?)
     }
 
     fn leader(&self) -> Result<usize, Failure> {
@@ -132,7 +147,7 @@ pub fn run(seconds: u64, data: Option<&Path>) -> Result<(), Failure> {
         .map(|at| {
             let (nodes, account, latency) =
                 (cluster.nodes.clone(), account.clone(), latency.clone());
-            std::thread::spawn(move || Load::new(nodes, at, account, start).run(&latency))
+            std::thread::spawn(move || Load::open(nodes, at, account, start)?.run(&latency))
         })
         .collect();
 
@@ -161,7 +176,7 @@ pub fn run(seconds: u64, data: Option<&Path>) -> Result<(), Failure> {
     let killed = killed.ok_or("the time was too short to kill a leader")?;
     account.stop.store(true, Ordering::SeqCst);
     for thread in threads {
-        thread.join().map_err(|_| "a load thread panicked")?;
+        thread.join().map_err(|_| "a load thread panicked")??;
     }
     let seconds = start.elapsed().as_secs_f64();
     cluster.restart(killed)?;
@@ -173,14 +188,20 @@ pub fn run(seconds: u64, data: Option<&Path>) -> Result<(), Failure> {
     for node in read(&cluster.nodes).iter().flatten() {
         node.shutdown()?;
     }
-    println!("all accounted for");
+    println!(
+        "all accounted for: each of {} increments counted exactly once, {} tries without an outcome and {} refused ones among them",
+        account.acknowledged.load(Ordering::SeqCst),
+        account.unknown.load(Ordering::SeqCst),
+        account.refused.load(Ordering::SeqCst),
+    );
     Ok(())
 }
 
-/// Every acknowledged increment is there, no more than the unknown ones beside them, and all nodes say the same.
+/// Every increment was acknowledged, each is there once, and all nodes say so.
 fn check(cluster: &Cluster, account: &Account) -> Result<(), Failure> {
     let nodes: Vec<Node> = read(&cluster.nodes).iter().flatten().cloned().collect();
     let mut query = Vec::new();
+    Request::Plain.encode(&mut query);
     Command::Get { key: KEY }.encode(&mut query);
     let mut answers = Vec::new();
     for node in &nodes {
@@ -190,29 +211,30 @@ fn check(cluster: &Cluster, account: &Account) -> Result<(), Failure> {
                 .ok()?
                 .wait()
                 .ok()?;
-            match Answer::decode(&reply.bytes) {
+            let session::Answer::Applied(answer) = session::Answer::decode(&reply.bytes) else {
+                return None;
+            };
+            match Answer::decode(answer) {
                 Answer::Value(value) => Some((value.unwrap_or(0) as u64, reply.index)),
                 _ => None,
             }
         })?;
         answers.push(value);
     }
-    let (acknowledged, unknown) = (
-        account.acknowledged.load(Ordering::SeqCst),
-        account.unknown.load(Ordering::SeqCst),
-    );
+    let acknowledged = account.acknowledged.load(Ordering::SeqCst);
     println!("values (at index): {answers:?}");
     for (node, &(value, _)) in nodes.iter().zip(&answers) {
-        if value < acknowledged || value > acknowledged + unknown {
+        if value != acknowledged {
             return Err(format!(
-                "node {} says {value}, but {acknowledged} increments were acknowledged and {unknown} are unknown",
+                "node {} says {value}, but {acknowledged} increments were acknowledged",
                 node.status().id
             )
             .into());
         }
-        if value != answers[0].0 {
-            return Err(format!("nodes disagree: {answers:?}").into());
-        }
+    }
+    let wrong = account.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(first) = wrong.first() {
+        return Err(format!("{} wrong answers, the first is {first}", wrong.len()).into());
     }
     if acknowledged == 0 || account.back_us.load(Ordering::SeqCst) == 0 {
         return Err("no increment was acknowledged after the leader had been killed".into());
@@ -231,7 +253,7 @@ fn report(cluster: &Cluster, account: &Account, latency: &Histogram<u64>, second
         .map(|node| node.status());
     println!();
     println!("acknowledged          {acknowledged}");
-    println!("unknown               {}", count(&account.unknown));
+    println!("unknown and repeated  {}", count(&account.unknown));
     println!("refused and repeated  {}", count(&account.refused));
     println!(
         "throughput            {:.0}/s",
@@ -264,54 +286,81 @@ struct Load {
     on: Option<(Node, Outbox)>,
     account: Arc<Account>,
     start: Instant,
+    numbers: Numbers,
+    /// When an increment was begun, by its number within the window.
     since_us: Vec<u64>,
-    free: Vec<u64>,
+    /// Increments that are begun and not acknowledged; of those, what a node has, and what is to be sent again.
+    open: usize,
+    handed_in: usize,
+    again: Vec<Sequence>,
     command: Vec<u8>,
+    bytes: Vec<u8>,
     latency: Histogram<u64>,
 }
 
 impl Load {
-    fn new(nodes: Nodes, at: usize, account: Arc<Account>, start: Instant) -> Self {
+    fn open(
+        nodes: Nodes,
+        at: usize,
+        account: Arc<Account>,
+        start: Instant,
+    ) -> Result<Self, String> {
         let mut command = Vec::new();
         Command::Add { key: KEY, delta: 1 }.encode(&mut command);
-        Self {
+        let mut all: Vec<Node> = read(&nodes).iter().flatten().cloned().collect();
+        let first = at % all.len().max(1);
+        all.rotate_left(first);
+        let session = Session::open(all, LIMIT).map_err(|error| format!("a session: {error}"))?;
+        Ok(Self {
             nodes,
             at,
             on: None,
             account,
             start,
+            numbers: session.into_numbers(),
             since_us: vec![0; INFLIGHT],
-            free: (0..INFLIGHT as u64).collect(),
+            open: 0,
+            handed_in: 0,
+            again: Vec::new(),
             command,
+            bytes: Vec::new(),
             latency: Histogram::new_with_bounds(1, 60_000_000, 3).expect("sound bounds"),
-        }
+        })
     }
 
     fn now_us(&self) -> u64 {
         self.start.elapsed().as_micros() as u64
     }
 
-    fn run(mut self, into: &Mutex<Histogram<u64>>) {
+    fn run(mut self, into: &Mutex<Histogram<u64>>) -> Result<(), String> {
         while !self.account.stop.load(Ordering::Relaxed) {
-            let refused = !self.fill();
-            if self.drain() == 0 {
-                // Refused: there is no leader for now. Otherwise an answer will come.
-                self.sleep(if refused {
-                    Duration::from_millis(1)
-                } else {
-                    Duration::from_millis(100)
-                });
-            }
+            self.turn(true);
         }
-        while self.free.len() < INFLIGHT {
-            if self.drain() == 0 {
-                self.sleep(Duration::from_millis(100));
+        // Nothing is left in doubt: what has no outcome is asked for until it has one.
+        let deadline = Instant::now() + LIMIT;
+        while self.open > 0 {
+            if Instant::now() > deadline {
+                return Err(format!("{} increments have no outcome", self.open));
             }
+            self.turn(false);
         }
         let _ = into
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .add(&self.latency);
+        Ok(())
+    }
+
+    fn turn(&mut self, begin: bool) {
+        let refused = !self.fill(begin);
+        if self.drain() == 0 {
+            // Refused: there is no leader for now. Otherwise an answer will come.
+            self.sleep(if refused {
+                Duration::from_millis(1)
+            } else {
+                Duration::from_millis(100)
+            });
+        }
     }
 
     /// A node that runs, with an outbox on it; when the one in use has ended, the next one.
@@ -330,26 +379,40 @@ impl Load {
         self.on.is_some()
     }
 
-    /// Proposes until all are in flight. False when it is refused for now.
-    fn fill(&mut self) -> bool {
+    /// Proposes until all are in flight; what is to be sent again goes first. False when it is refused for now.
+    fn fill(&mut self, begin: bool) -> bool {
         if !self.connect() {
             return false;
         }
         let now_us = self.now_us();
-        while let (Some(tag), Some((node, outbox))) = (self.free.pop(), &self.on) {
-            match node.propose_to(outbox.id(), tag, &self.command) {
-                Ok(()) => self.since_us[tag as usize] = now_us,
-                Err(error) => {
-                    self.free.push(tag);
-                    // A node that has ended answers what it had taken; then the next one is used.
-                    if error == ProposeError::Stopped && self.free.len() == INFLIGHT {
-                        self.on = None;
-                    }
-                    return false;
+        while let Some(sequence) = self.next(begin, now_us) {
+            self.bytes.clear();
+            self.numbers.encode(sequence, &mut self.bytes);
+            self.bytes.extend_from_slice(&self.command);
+            let Some((node, outbox)) = &self.on else {
+                unreachable!("it is connected");
+            };
+            if let Err(error) = node.propose_to(outbox.id(), sequence, &self.bytes) {
+                self.again.push(sequence);
+                // A node that has ended answers what it had taken; then the next one is used.
+                if error == ProposeError::Stopped && self.handed_in == 0 {
+                    self.on = None;
                 }
+                return false;
             }
+            self.handed_in += 1;
         }
         true
+    }
+
+    fn next(&mut self, begin: bool, now_us: u64) -> Option<Sequence> {
+        if let Some(sequence) = self.again.pop() {
+            return Some(sequence);
+        }
+        let sequence = begin.then(|| self.numbers.take()).flatten()?;
+        self.since_us[sequence as usize % INFLIGHT] = now_us;
+        self.open += 1;
+        Some(sequence)
     }
 
     fn drain(&mut self) -> usize {
@@ -357,21 +420,36 @@ impl Load {
         let Self {
             on,
             account,
+            numbers,
             since_us,
-            free,
+            open,
+            handed_in,
+            again,
             latency,
             ..
         } = self;
         let Some((_, outbox)) = on else { return 0 };
         let killed_us = account.killed_us.load(Ordering::Relaxed);
         let mut progress = 0;
-        outbox.drain(usize::MAX, |tag, outcome, _| {
-            free.push(tag);
-            let since = since_us[tag as usize];
+        outbox.drain(usize::MAX, |sequence, outcome, answer| {
+            *handed_in -= 1;
             match outcome {
                 Ok(_) => {
                     progress += 1;
-                    account.acknowledged.fetch_add(1, Ordering::Relaxed);
+                    *open -= 1;
+                    numbers.done(sequence);
+                    let since = since_us[sequence as usize % INFLIGHT];
+                    match session::Answer::decode(answer) {
+                        session::Answer::Applied(_) => {
+                            account.acknowledged.fetch_add(1, Ordering::Relaxed)
+                        }
+                        other => {
+                            let text = format!("{other:?} to increment {sequence}");
+                            let mut wrong =
+                                account.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+                            return wrong.push(text);
+                        }
+                    };
                     let _ = latency.record((now_us - since).max(1));
                     if killed_us != 0 && since > killed_us {
                         let _ = account.back_us.compare_exchange(
@@ -382,12 +460,13 @@ impl Load {
                         );
                     }
                 }
-                Err(ProposeError::Unknown) => {
-                    progress += 1;
-                    account.unknown.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(_) => {
-                    account.refused.fetch_add(1, Ordering::Relaxed);
+                Err(error) => {
+                    let count = match error {
+                        ProposeError::Unknown => &account.unknown,
+                        _ => &account.refused,
+                    };
+                    count.fetch_add(1, Ordering::Relaxed);
+                    again.push(sequence);
                 }
             }
         });

@@ -23,7 +23,7 @@ type Section<'a> = &'a dyn Fn(&mut String) -> std::fmt::Result;
 /// The sections asked for; all without a name.
 pub fn render(section: Option<&[u8]>, context: &Context<'_>) -> String {
     let status = context.node.status();
-    let sections: [(&str, Section<'_>); 5] = [
+    let sections: [(&str, Section<'_>); 6] = [
         ("Server", &|out| {
             writeln!(out, "redis_version:{REDIS_VERSION}\r")?;
             writeln!(out, "redis_mode:standalone\r")?;
@@ -49,6 +49,15 @@ pub fn render(section: Option<&[u8]>, context: &Context<'_>) -> String {
                 "connected_slaves:{}\r",
                 status.peers.iter().filter(|peer| peer.active).count()
             )
+        }),
+        ("Sessions", &|out| {
+            let sessions = context.sessions.status();
+            writeln!(out, "sessions:{}\r", sessions.sessions)?;
+            writeln!(out, "sessions_opened:{}\r", sessions.opened)?;
+            writeln!(out, "sessions_evicted:{}\r", sessions.evicted)?;
+            writeln!(out, "session_long_bytes:{}\r", sessions.long_bytes)?;
+            writeln!(out, "session_repeated:{}\r", sessions.repeated)?;
+            writeln!(out, "session_refused:{}\r", sessions.refused)
         }),
         ("Raft", &|out| raft(&status, out)),
     ];

@@ -59,9 +59,8 @@ pub enum Command<'a, 'b> {
 }
 
 impl Command<'_, '_> {
-    /// Writes the command; its keys are not longer than [`MAX_KEY_BYTES`].
+    /// Appends the command; its keys are not longer than [`MAX_KEY_BYTES`].
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.clear();
         match *self {
             Self::Set { key, value } => encode_one(out, SET, value, key),
             Self::Add { key, delta } => encode_one(out, ADD, delta, key),
@@ -451,6 +450,7 @@ mod tests {
         ];
         let mut bytes = Vec::new();
         for command in commands {
+            bytes.clear();
             command.encode(&mut bytes);
             for cut in 0..bytes.len() {
                 let mut counters = Counters::default();
@@ -462,6 +462,7 @@ mod tests {
                 assert!(counters.values.is_empty());
             }
         }
+        bytes.clear();
         Command::Delete { keys }.encode(&mut bytes);
         let mut counters = Counters::default();
         counters.put(b"key", 1);

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ringraft::session::{Limits, Sessions};
 use ringraft::{Config, Flush, Lease, Member, Node, NodeId, Threads};
 use tracing_subscriber::EnvFilter;
 
@@ -216,10 +217,12 @@ fn serve(args: &Serve) -> Result<(), Box<dyn std::error::Error>> {
         .ok()
         .and_then(|mut addrs| addrs.next())
         .ok_or_else(|| format!("{}: no such address", me.client))?;
-    let node = Node::start(config, machine::Counters::default())?;
+    let machine = Sessions::new(machine::Counters::default(), Limits::default());
+    let sessions = machine.watch();
+    let node = Node::start(config, machine)?;
     // Most elections end within two or three of these.
     let patience = args.election_timeout * 5;
-    let mut server = Server::bind(node.clone(), client_addr, patience)
+    let mut server = Server::bind(node.clone(), sessions, client_addr, patience)
         .map_err(|error| format!("listening for clients on {client_addr}: {error}"))?;
     tracing::info!("node {} takes clients on {client_addr}", args.id);
     let end = server.run(&stop)?;

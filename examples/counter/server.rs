@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use ringraft::session::Watch;
 use ringraft::{Consistency, Index, Node, Outbox, ProposeError};
 
-use crate::commands::{Action, Context, dispatch, write_answer};
+use crate::commands::{Action, Context, dispatch, write_reply};
 use crate::connection::Connection;
-use crate::machine::Answer;
 use crate::resp::Writer;
 
 const LISTENER: Token = Token(usize::MAX - 1);
@@ -49,6 +49,7 @@ struct Place {
 
 pub struct Server {
     node: Node,
+    sessions: Watch,
     outbox: Outbox,
     poll: Poll,
     listener: TcpListener,
@@ -69,7 +70,12 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn bind(node: Node, addr: SocketAddr, patience: Duration) -> io::Result<Self> {
+    pub fn bind(
+        node: Node,
+        sessions: Watch,
+        addr: SocketAddr,
+        patience: Duration,
+    ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut listener = TcpListener::bind(addr)?;
         let port = listener.local_addr()?.port();
@@ -83,6 +89,7 @@ impl Server {
             .ok_or_else(|| io::Error::other("the node has no outbox left"))?;
         Ok(Self {
             node,
+            sessions,
             outbox,
             poll,
             listener,
@@ -365,6 +372,7 @@ impl Server {
         };
         let context = Context {
             node: &self.node,
+            sessions: &self.sessions,
             connections: self.places.len() - self.free.len(),
             commands: self.commands,
             port: self.port,
@@ -495,7 +503,7 @@ fn write_outcome(
     resp3: bool,
 ) {
     match outcome {
-        Ok(_) => write_answer(Answer::decode(reply), out, resp3),
+        Ok(_) => write_reply(reply, out, resp3),
         Err(error @ ProposeError::Unknown) => {
             Writer { out, resp3 }.error(&format!("UNKNOWN {error}"))
         }

@@ -175,6 +175,16 @@ impl Session {
         &mut self.nodes
     }
 
+    /// Changes how long an opening, a command or a closing is tried.
+    pub fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
+    }
+
+    /// The session's numbers, for a client that goes on by itself, with many commands in flight.
+    pub fn into_numbers(self) -> Numbers {
+        self.numbers
+    }
+
     /// Applies a command once, and returns the wrapped machine's answer. Tried again, on the nodes in turn, until the
     /// outcome is known or the time is over.
     ///

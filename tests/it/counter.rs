@@ -232,3 +232,66 @@ fn a_bad_command_line_is_refused_with_code_2() {
         assert!(!said.trim().is_empty());
     }
 }
+
+#[test]
+fn a_numbered_command_counts_once_on_whichever_server_it_is_sent_again() {
+    let mut cluster = Cluster::start(3);
+    let on = |cluster: &Cluster, id, text: &str| {
+        let words: Vec<&str> = text.split(' ').collect();
+        ask(&mut cluster.client(id), &words)
+    };
+    let Ok(Value::Int(session)) = on(&cluster, 1, "SESSION OPEN") else {
+        panic!("a session is opened")
+    };
+    let incr = format!("SESSION {session} 1 INCR a");
+    for id in cluster.ids() {
+        assert_eq!(on(&cluster, id, &incr), Ok(Value::Int(1)), "on server {id}");
+    }
+    // What others do in between changes no first answer.
+    assert_eq!(on(&cluster, 2, "INCRBY a 10"), Ok(Value::Int(11)));
+    let get = format!("SESSION {session} 2 1 GET a");
+    assert_eq!(on(&cluster, 3, &get), Ok(bulk("11")));
+    assert_eq!(on(&cluster, 3, "INCR a"), Ok(Value::Int(12)));
+    assert_eq!(on(&cluster, 1, &get), Ok(bulk("11")));
+
+    let leader = cluster.until_leader();
+    cluster.kill(leader);
+    for id in cluster.ids().filter(|&id| id != leader) {
+        assert_eq!(
+            on(&cluster, id, &incr),
+            Ok(Value::Int(1)),
+            "{leader} killed"
+        );
+    }
+    for id in cluster.ids().filter(|&id| id != leader) {
+        cluster.kill(id);
+    }
+    for id in cluster.ids() {
+        cluster.start_one(id);
+    }
+    cluster.until_leader();
+    for id in cluster.ids() {
+        assert_eq!(on(&cluster, id, &incr), Ok(Value::Int(1)), "all killed");
+        assert_eq!(cluster.get(id, "a"), 12);
+    }
+
+    for (text, says) in [
+        (format!("SESSION {session} 2000 5 INCR a"), "TOOFAR"),
+        (format!("SESSION {} 1 INCR a", session + 1), "EXPIRED"),
+        (format!("SESSION {session} 1 PING"), "cannot be a command"),
+    ] {
+        let error = on(&cluster, 1, &text).expect_err("an error");
+        assert!(error.contains(says), "{text}: {error}");
+    }
+    let keep = format!("SESSION KEEP {session} 3");
+    assert_eq!(on(&cluster, 1, &keep), Ok(Value::Okay));
+    let error = on(&cluster, 2, &incr).expect_err("its answer was not needed any more");
+    assert!(error.contains("TOOOLD"), "{error}");
+    let close = format!("SESSION CLOSE {session}");
+    assert_eq!(on(&cluster, 1, &close), Ok(Value::Okay));
+    let error = on(&cluster, 3, &incr).expect_err("there is no session");
+    assert!(error.contains("EXPIRED"), "{error}");
+    for id in cluster.ids() {
+        assert_eq!(cluster.get(id, "a"), 12, "on server {id}");
+    }
+}

@@ -5,6 +5,7 @@ mod answers;
 mod group;
 mod life;
 mod reads;
+mod retries;
 
 use std::io;
 use std::net::TcpListener;
