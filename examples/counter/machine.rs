@@ -3,11 +3,11 @@
 //! A command is checked in full before it is proposed ([`Command`] can only be made from good parts), and `apply` bears
 //! any bytes: what it cannot read it answers with [`Answer::Malformed`] and changes nothing.
 
-use std::collections::HashMap;
 use std::io;
 
-use foldhash::fast::RandomState;
-use ringraft::{Batch, StateMachine};
+use ringraft::{Batch, SnapshotWriter, StateMachine};
+
+use crate::store::Store;
 
 /// The longest key, in bytes: its length is two bytes in a command.
 pub const MAX_KEY_BYTES: usize = u16::MAX as usize;
@@ -155,7 +155,7 @@ pub fn values(bytes: &[u8]) -> impl ExactSizeIterator<Item = Option<i64>> {
 /// The counters of one node.
 #[derive(Debug, Default)]
 pub struct Counters {
-    values: HashMap<Box<[u8]>, i64, RandomState>,
+    values: Store,
 }
 
 impl StateMachine for Counters {
@@ -175,6 +175,16 @@ impl StateMachine for Counters {
             reply.push(MALFORMED);
         }
     }
+
+    fn snapshot(&mut self) -> io::Result<SnapshotWriter> {
+        let captured = self.values.capture();
+        Ok(Box::new(move |to| captured.write(to)))
+    }
+
+    fn restore(&mut self, from: &mut dyn io::Read) -> io::Result<()> {
+        self.values = Store::read(from)?;
+        Ok(())
+    }
 }
 
 impl Counters {
@@ -184,7 +194,7 @@ impl Counters {
         match op {
             SET => {
                 let (value, key) = value_and_key(rest)?;
-                self.put(key, value);
+                self.values.insert(key, value);
                 reply.push(DONE);
             }
             ADD => {
@@ -198,14 +208,14 @@ impl Counters {
                         None => reply.push(OVERFLOW),
                     },
                     None => {
-                        self.values.insert(key.into(), delta);
+                        self.values.insert(key, delta);
                         say(reply, INTEGER, delta);
                     }
                 }
             }
             GET_SET => {
                 let (value, key) = value_and_key(rest)?;
-                say_value(reply, self.put(key, value));
+                say_value(reply, self.values.insert(key, value));
             }
             COMPARE_AND_SET => {
                 let (new, rest) = integer(rest)?;
@@ -214,10 +224,9 @@ impl Counters {
                 let (expected, []) = integer(rest)? else {
                     return None;
                 };
-                let is_as_expected =
-                    self.values.get(key).copied() == (some != 0).then_some(expected);
+                let is_as_expected = self.values.get(key) == (some != 0).then_some(expected);
                 if is_as_expected {
-                    self.put(key, new);
+                    self.values.insert(key, new);
                 }
                 say(reply, INTEGER, i64::from(is_as_expected));
             }
@@ -230,7 +239,7 @@ impl Counters {
                 }
                 let mut unread = rest;
                 while let Some((name, more)) = key(unread) {
-                    count += i64::from(self.values.remove(name).is_some());
+                    count += i64::from(self.values.remove(name));
                     unread = more;
                 }
                 say(reply, INTEGER, count);
@@ -245,13 +254,13 @@ impl Counters {
         match op {
             GET => {
                 let (name, []) = key(rest)? else { return None };
-                say_value(reply, self.values.get(name).copied());
+                say_value(reply, self.values.get(name));
             }
             GET_MANY => {
                 reply.push(VALUES);
                 while !rest.is_empty() {
                     let (name, more) = key(rest)?;
-                    let value = self.values.get(name).copied();
+                    let value = self.values.get(name);
                     reply.push(u8::from(value.is_some()));
                     reply.extend_from_slice(&value.unwrap_or(0).to_le_bytes());
                     rest = more;
@@ -261,7 +270,7 @@ impl Counters {
                 let mut count = 0;
                 while !rest.is_empty() {
                     let (name, more) = key(rest)?;
-                    count += i64::from(self.values.contains_key(name));
+                    count += i64::from(self.values.get(name).is_some());
                     rest = more;
                 }
                 say(reply, INTEGER, count);
@@ -270,13 +279,6 @@ impl Counters {
             _ => return None,
         }
         Some(())
-    }
-
-    fn put(&mut self, key: &[u8], value: i64) -> Option<i64> {
-        match self.values.get_mut(key) {
-            Some(place) => Some(std::mem::replace(place, value)),
-            None => self.values.insert(key.into(), value),
-        }
     }
 }
 
@@ -383,6 +385,33 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_restores_what_was_captured() {
+        let (mut counters, reply) = (Counters::default(), &mut Vec::new());
+        let add = |key| Command::Add { key, delta: 1 };
+        for key in [&b"a"[..], b"b", b"a"] {
+            run(&mut counters, add(key), reply);
+        }
+        let write = counters.snapshot().expect("it captures");
+        run(&mut counters, add(b"a"), reply);
+        let mut bytes = Vec::new();
+        write(&mut bytes).expect("memory takes it");
+        let mut restored = Counters::default();
+        run(&mut restored, add(b"gone"), reply);
+        restored.restore(&mut &bytes[..]).expect("it restores");
+        let keys: &[&[u8]] = &[b"a", b"b", b"gone"];
+        let Answer::Values(there) = run(&mut restored, Command::GetMany { keys }, reply) else {
+            panic!()
+        };
+        assert_eq!(values(there).collect::<Vec<_>>(), [Some(2), Some(1), None]);
+        restored.restore(&mut &bytes[1..]).expect_err("not one");
+        assert_eq!(
+            run(&mut restored, Command::Size, reply),
+            Answer::Integer(2),
+            "what cannot be read changes nothing"
+        );
+    }
+
+    #[test]
     fn an_overflow_changes_nothing() {
         let (mut counters, reply) = (Counters::default(), &mut Vec::new());
         run(
@@ -459,13 +488,13 @@ mod tests {
                     None,
                     "{command:?} cut at {cut}"
                 );
-                assert!(counters.values.is_empty());
+                assert_eq!(counters.values.len(), 0);
             }
         }
         bytes.clear();
         Command::Delete { keys }.encode(&mut bytes);
         let mut counters = Counters::default();
-        counters.put(b"key", 1);
+        counters.values.insert(b"key", 1);
         assert_eq!(
             counters.run(&bytes[..bytes.len() - 1], &mut Vec::new()),
             None

@@ -10,6 +10,7 @@ mod info;
 mod machine;
 mod resp;
 mod server;
+mod store;
 
 use std::io::IsTerminal;
 use std::net::ToSocketAddrs;

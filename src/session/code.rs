@@ -159,6 +159,11 @@ impl Request {
     }
 }
 
+/// A look at the first byte, for the many that need no more: where the wrapped machine's bytes begin.
+pub(super) fn is_plain(bytes: &[u8]) -> Option<usize> {
+    (bytes.first() == Some(&PLAIN)).then_some(1)
+}
+
 pub(super) const LIMITS_BYTES: usize = 24;
 
 pub(super) fn encode_limits(limits: &Limits, out: &mut Vec<u8>) {

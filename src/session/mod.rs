@@ -271,9 +271,12 @@ impl Lend for Through<'_> {
         self.settle();
         while self.outer.advance() {
             let (entry, reply) = self.outer.current();
+            if let Some(skip) = code::is_plain(entry.command) {
+                self.present = Some((skip, None));
+                return true;
+            }
             self.present = match self.table.take(&entry, reply) {
                 Verdict::Answered => continue,
-                Verdict::Plain(skip) => Some((skip, None)),
                 Verdict::Once(skip, ticket) => Some((skip, Some(ticket))),
             };
             return true;

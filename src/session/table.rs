@@ -79,9 +79,7 @@ pub(super) struct Ticket {
 pub(super) enum Verdict {
     /// Its answer is written.
     Answered,
-    /// The wrapped machine's command begins after so many bytes.
-    Plain(usize),
-    /// The same; and the answer is to be given to [`Table::keep`].
+    /// The wrapped machine's command begins after so many bytes, and its answer is to be given to [`Table::keep`].
     Once(usize, Ticket),
 }
 
@@ -139,7 +137,7 @@ impl Table {
         }
     }
 
-    /// Judges an entry; what has an answer already, or gets none, is answered in `reply`.
+    /// Judges an entry that is not plain; what has an answer already, or gets none, is answered in `reply`.
     pub(super) fn take(&mut self, entry: &Entry<'_>, reply: &mut Vec<u8>) -> Verdict {
         let Some((request, rest)) = Request::decode(entry.command) else {
             Answer::Malformed.encode(reply);
@@ -147,7 +145,7 @@ impl Table {
         };
         let skip = entry.command.len() - rest.len();
         let answer = match request {
-            Request::Plain => return Verdict::Plain(skip),
+            Request::Plain => unreachable!("it passes by the table"),
             Request::Numbered {
                 session,
                 sequence,

@@ -741,3 +741,86 @@ fn the_largest_numbers_do_no_harm() {
     group.commit(Request::Keep { session, mark }, b"");
     assert_eq!(group.send(session, u64::MAX, u64::MAX, b"\x01"), last);
 }
+
+/// The same entries over and over, as the log would lend them.
+struct Endless {
+    command: Vec<u8>,
+    numbered: bool,
+    left: u64,
+    index: Index,
+    reply: Vec<u8>,
+}
+
+impl Lend for Endless {
+    fn advance(&mut self) -> bool {
+        self.reply.clear();
+        self.index += 1;
+        if self.numbered {
+            self.command[9..17].copy_from_slice(&self.index.to_le_bytes());
+        }
+        self.left -= 1;
+        self.left > 0
+    }
+
+    fn current(&mut self) -> (Entry<'_>, &mut Vec<u8>) {
+        let entry = Entry {
+            index: self.index,
+            term: 1,
+            time_us: self.index,
+            origin: NodeId(1),
+            local: true,
+            command: &self.command,
+        };
+        (entry, &mut self.reply)
+    }
+}
+
+/// `cargo test --release --lib -- --ignored --nocapture what_sessions_cost`
+#[test]
+#[ignore = "a measurement"]
+fn what_sessions_cost() {
+    struct Sum(u64);
+    impl StateMachine for Sum {
+        fn apply(&mut self, batch: &mut Batch<'_>) -> io::Result<()> {
+            while let Some((entry, reply)) = batch.next() {
+                self.0 += entry.command.len() as u64;
+                reply.extend_from_slice(&self.0.to_le_bytes());
+            }
+            Ok(())
+        }
+        fn query(&self, _: &[u8], _: &mut Vec<u8>) {}
+    }
+    const ENTRIES: u64 = 10_000_000;
+    let measure = |what: &str, machine: &mut dyn StateMachine, request: Option<Request>| {
+        let mut command = Vec::new();
+        if let Some(request) = request {
+            request.encode(&mut command);
+        }
+        command.extend_from_slice(&[7; 16]);
+        let mut entries = Endless {
+            command,
+            numbered: matches!(request, Some(Request::Numbered { .. })),
+            left: ENTRIES,
+            index: 1,
+            reply: Vec::new(),
+        };
+        let start = std::time::Instant::now();
+        machine
+            .apply(&mut Batch::lent(&mut entries))
+            .expect("it applies");
+        let ns = start.elapsed().as_nanos() as f64 / ENTRIES as f64;
+        println!("{what:24} {ns:5.1} ns an entry");
+    };
+    for _ in 0..3 {
+        measure("alone", &mut Sum(0), None);
+        let mut sessions = Sessions::new(Sum(0), Limits::DEFAULT);
+        measure("plain", &mut sessions, Some(Request::Plain));
+        sessions.table.add(1, 1, 1, 0);
+        let numbered = Request::Numbered {
+            session: 1,
+            sequence: 1,
+            mark: Some(1),
+        };
+        measure("numbered", &mut sessions, Some(numbered));
+    }
+}
