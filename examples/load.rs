@@ -40,6 +40,9 @@ struct Args {
     /// Propose on a follower instead of the leader.
     #[arg(long)]
     follower: bool,
+    /// Each command has a number of a session, and would count once if it were sent again.
+    #[arg(long)]
+    sessions: bool,
     /// Print one JSON object and nothing else.
     #[arg(long)]
     json: bool,
@@ -82,6 +85,7 @@ fn main() {
             Way::Never => Flush::Never,
         },
         max_pending: args.inflight.next_power_of_two().max(16 << 10),
+        sessions: args.sessions,
         ..Shape::default()
     };
     let floor =
@@ -94,7 +98,11 @@ fn main() {
         .find(|node| node.status().id != leader.status().id)
         .filter(|_| args.follower);
     let on = follower.unwrap_or(&leader);
-    let mut load = Load::new(on, args.payload, args.inflight);
+    let mut load = if args.sessions {
+        Load::in_session(on, args.payload, args.inflight)
+    } else {
+        Load::new(on, args.payload, args.inflight)
+    };
 
     let run = |load: &mut Load, time: Duration| {
         let end = Instant::now() + time;
@@ -127,6 +135,7 @@ fn main() {
         "nodes": args.nodes,
         "payload": args.payload,
         "inflight": args.inflight,
+        "sessions": args.sessions,
         "seconds": round(seconds),
         "flush_way": after.flush_way,
         "ops_per_s": round(done as f64 / seconds),

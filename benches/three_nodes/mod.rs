@@ -7,6 +7,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use ringraft::session::{Answer, Limits, MAX_WINDOW, Numbers, Session, Sessions};
 use ringraft::{
     Batch, Config, Flush, Member, Node, NodeId, Notify, Outbox, ProposeError, Role, StateMachine,
     Threads,
@@ -40,6 +41,8 @@ pub struct Shape {
     pub flush: Flush,
     pub segment_bytes: u64,
     pub max_pending: usize,
+    /// The state machine has sessions, and the load uses one.
+    pub sessions: bool,
 }
 
 impl Default for Shape {
@@ -50,6 +53,7 @@ impl Default for Shape {
             flush: Flush::Auto,
             segment_bytes: 64 << 20,
             max_pending: 16 << 10,
+            sessions: false,
         }
     }
 }
@@ -84,7 +88,17 @@ impl Cluster {
                     max_pending: shape.max_pending,
                     ..Config::new(NodeId(id), dir.join(format!("node-{id}")), members.clone())
                 };
-                Node::start_on(listener, config, Count::default()).expect("the node starts")
+                let node = if shape.sessions {
+                    let limits = Limits {
+                        window: MAX_WINDOW,
+                        ..Limits::default()
+                    };
+                    let machine = Sessions::new(Count::default(), limits);
+                    Node::start_on(listener, config, machine)
+                } else {
+                    Node::start_on(listener, config, Count::default())
+                };
+                node.expect("the node starts")
             })
             .collect();
         let cluster = Self { nodes };
@@ -128,6 +142,8 @@ pub struct Load {
     node: Node,
     outbox: Outbox,
     payload: Vec<u8>,
+    numbers: Option<Numbers>,
+    command: Vec<u8>,
     inflight: usize,
     /// When each tag was proposed.
     since: Vec<Instant>,
@@ -153,6 +169,8 @@ impl Load {
             node: node.clone(),
             outbox,
             payload: vec![0x5a; payload],
+            numbers: None,
+            command: Vec::new(),
             inflight,
             since: vec![Instant::now(); inflight],
             free: (0..inflight as u64).collect(),
@@ -161,14 +179,43 @@ impl Load {
         }
     }
 
+    /// As [`new`](Self::new), with a number of a session on each command; to a cluster that has sessions.
+    #[allow(dead_code)] // Not each of those who share this file has sessions.
+    pub fn in_session(node: &Node, payload: usize, inflight: usize) -> Self {
+        assert!(inflight < MAX_WINDOW as usize, "beyond any window");
+        let limit = Duration::from_secs(10);
+        let session = Session::open([node.clone()], limit).expect("a session is opened");
+        let mut load = Self::new(node, payload, inflight);
+        load.numbers = Some(session.into_numbers());
+        load
+    }
+
     /// Proposes until all are in flight, then takes the answers that are there; sleeps when there is none.
     pub fn turn(&mut self) {
         let now = Instant::now();
         while let Some(tag) = self.free.pop() {
-            match self.node.propose_to(self.outbox.id(), tag, &self.payload) {
+            let sequence = match &mut self.numbers {
+                Some(numbers) => {
+                    let sequence = numbers.take().expect("the window is longer");
+                    self.command.clear();
+                    numbers.encode(sequence, &mut self.command);
+                    self.command.extend_from_slice(&self.payload);
+                    sequence
+                }
+                None => 0,
+            };
+            let command = match sequence {
+                0 => &self.payload,
+                _ => &self.command,
+            };
+            let marked = sequence << 24 | tag;
+            match self.node.propose_to(self.outbox.id(), marked, command) {
                 Ok(()) => self.since[tag as usize] = now,
                 Err(ProposeError::Busy) => {
                     self.free.push(tag);
+                    if let Some(numbers) = &mut self.numbers {
+                        numbers.done(sequence); // It was not taken, and is not wanted under this number.
+                    }
                     break;
                 }
                 Err(error) => panic!("proposing: {error}"),
@@ -188,10 +235,17 @@ impl Load {
             free,
             done,
             latency,
+            numbers,
             ..
         } = self;
-        outbox.drain(usize::MAX, |tag, outcome, _| {
+        outbox.drain(usize::MAX, |marked, outcome, answer| {
             outcome.expect("an undisturbed cluster commits");
+            let tag = marked & 0xff_ffff;
+            if let Some(numbers) = numbers {
+                numbers.done(marked >> 24);
+                let answer = Answer::decode(answer);
+                assert!(matches!(answer, Answer::Applied(_)), "{answer:?}");
+            }
             let _ = latency.record((now - since[tag as usize]).as_nanos() as u64);
             free.push(tag);
             *done += 1;

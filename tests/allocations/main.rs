@@ -46,15 +46,22 @@ const ROUNDS: usize = 200;
 fn allocations(
     threads: &Threads,
     payload: usize,
+    sessions: bool,
     choose: impl Fn(&Cluster) -> &Node,
 ) -> Result<usize, Vec<u64>> {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let shape = Shape {
         threads: threads.clone(),
+        sessions,
         ..Shape::default()
     };
     let cluster = Cluster::start(dir.path(), &shape);
-    let mut load = Load::new(choose(&cluster), payload, 64);
+    let node = choose(&cluster);
+    let mut load = if sessions {
+        Load::in_session(node, payload, 64)
+    } else {
+        Load::new(node, payload, 64)
+    };
     let mut counts = Vec::with_capacity(ROUNDS);
     while counts.len() < ROUNDS && counts.last() != Some(&0) {
         let before = ALLOCATIONS.load(Ordering::Relaxed);
@@ -82,13 +89,15 @@ fn follower(cluster: &Cluster) -> &Node {
 #[test]
 fn no_entry_costs_an_allocation() {
     let per_stage = Threads::PerStage { cores: Vec::new() };
-    for (what, threads, payload) in [
+    for (what, threads, payload, sessions) in [
         // The longest commands that travel inside their slots; a longer one costs one allocation, on the caller's thread.
-        ("shared", Threads::Shared, 256),
-        ("a thread per stage", per_stage, 16),
+        ("shared", Threads::Shared, 256, false),
+        ("a thread per stage", per_stage, 16, false),
+        // Short answers lie in the table of sessions itself.
+        ("in a session", Threads::Shared, 16, true),
     ] {
-        let on_leader = allocations(&threads, payload, Cluster::leader);
-        let on_follower = allocations(&threads, payload, follower);
+        let on_leader = allocations(&threads, payload, sessions, Cluster::leader);
+        let on_follower = allocations(&threads, payload, sessions, follower);
         println!(
             "{what}: without an allocation in round {on_leader:?}, and {on_follower:?} on a follower"
         );
