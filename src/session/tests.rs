@@ -773,6 +773,8 @@ impl Lend for Endless {
         };
         (entry, &mut self.reply)
     }
+
+    fn snapshot_here(&mut self) {}
 }
 
 /// `cargo test --release --lib -- --ignored --nocapture what_sessions_cost`
