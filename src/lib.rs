@@ -57,6 +57,7 @@
 
 #[doc(hidden)]
 pub mod bench;
+mod committed;
 mod config;
 mod error;
 mod flow;
@@ -72,6 +73,7 @@ pub mod sim;
 mod status;
 mod wire;
 
+pub use committed::{Committed, ReadCommittedError};
 pub use config::{Config, Flush, IdleWay, Lease, Member, NodeId, Threads};
 pub use error::{Fault, ProposeError, StartError};
 pub use flow::reply::{Outbox, OutboxId};

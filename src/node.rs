@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use ringbuf::Notify;
 
+use crate::committed::{self, Committed, ReadCommittedError};
 use crate::flow::graph;
 use crate::flow::reply::{Outbox, OutboxId};
 use crate::flow::rings::{Ask, Doors, See};
@@ -201,6 +202,15 @@ impl Node {
         how: Consistency,
     ) -> Result<(), ProposeError> {
         self.inner.read(outbox.0, tag, query, how).map(drop)
+    }
+
+    /// Reads a committed entry back from this node's log, verified. It stays there until a snapshot stands for it
+    /// (`Config::log_tail_entries` more of them stay than that needs).
+    ///
+    /// # Errors
+    /// [`ReadCommittedError`]: compacted, or not committed yet as far as this node knows.
+    pub fn read_committed(&self, index: Index) -> Result<Committed, ReadCommittedError> {
+        committed::read(&self.inner.shared, index)
     }
 
     /// Takes a snapshot of what this node has applied, unless nothing was applied since the last one. The answer comes when

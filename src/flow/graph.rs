@@ -218,6 +218,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         clock,
         table.clone(),
         desk,
+        log.reader(),
     ));
 
     let is_healing = recovered.heal.is_some();

@@ -76,8 +76,9 @@ impl<D: Dir> Saver<D> {
             }) => {
                 let index = meta.index;
                 let taken = self.take(&meta, writer);
-                self.tell(index, taken, caller);
+                // Who hears the answer may ask for the next one.
                 self.shared.desk.taken();
+                self.tell(index, taken, caller);
             }
             Some(Job::Restore { machine, index }) => {
                 let returned = self.restore(machine, index);

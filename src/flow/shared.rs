@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ringbuf::{Gauge, Waker};
+use storage::Reader;
 
 use crate::flow::clock::Clock;
 use crate::flow::desk::Desk;
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) spilled_bytes: AtomicUsize,
     pub(crate) peers: Mutex<Vec<PeerStatus>>,
     pub(crate) desk: Desk,
+    /// For whoever reads committed entries back; no stage does it by this one.
+    reader: Mutex<Reader>,
     snapshots: Mutex<SnapshotStatus>,
     pub(crate) healing: AtomicBool,
     piggyback: Mutex<Arc<[u8]>>,
@@ -58,6 +61,7 @@ impl Shared {
         clock: Clock,
         table: Arc<Table>,
         desk: Desk,
+        reader: Reader,
     ) -> Self {
         let id = config.id;
         let peers = config
@@ -85,6 +89,7 @@ impl Shared {
             spilled_bytes: AtomicUsize::new(0),
             peers: Mutex::new(peers),
             desk,
+            reader: Mutex::new(reader),
             snapshots: Mutex::default(),
             healing: AtomicBool::new(false),
             piggyback: Mutex::new(Arc::from([])),
@@ -95,6 +100,11 @@ impl Shared {
             fault: OnceLock::new(),
             wakers: OnceLock::new(),
         }
+    }
+
+    /// The log, for reading entries back.
+    pub(crate) fn reader(&self) -> MutexGuard<'_, Reader> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is known of the snapshots, for the status. Nobody on the entry's way looks at it.
