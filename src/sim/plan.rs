@@ -151,7 +151,7 @@ impl Plan {
             max_inflight_messages: if small_windows { 2 } else { 64 },
             max_inflight_bytes: if small_windows { 64 << 10 } else { 1 << 20 },
             max_uncommitted_bytes: rng.pick(&[4 << 10, 64 << 10, 1 << 20]),
-            snapshot_every_entries: rng.pick(&[0, 10, 50, 200]),
+            snapshot_every_entries: rng.pick(&[0, 5, 10, 10, 50]),
             snapshot_every_bytes: rng.pick(&[0, 20 << 10]),
             snapshot_every: Duration::from_millis(rng.pick(&[0, 0, 0, 2_000])),
             log_tail_entries: rng.pick(&[0, 0, 5, 100]),
