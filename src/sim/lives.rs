@@ -177,8 +177,13 @@ impl World<'_> {
     /// A stage has ended the node.
     pub(crate) fn stopped(&mut self, at: usize, fault: Fault) -> Verdict {
         tell!(self, "n{} stops: {fault}", at + 1);
-        // Some of what it was about to write may have reached the disk.
-        self.follow_log(at)?;
+        // Some of what it was about to write may have reached the disk. A log that was about to be replaced has neither the
+        // old entries nor the new end: the next start says which.
+        let life = self.nodes[at].life.as_ref().expect("it ran");
+        let replaced_to = life.shared.marks.restore.load(Ordering::Relaxed);
+        if life.stages.append.log().first() > replaced_to {
+            self.follow_log(at)?;
+        }
         let node = &mut self.nodes[at];
         let armed = node.armed;
         let expected = match &fault {
