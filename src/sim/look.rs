@@ -117,7 +117,8 @@ impl World<'_> {
                 self.counts
                     .add("mark: two leaders of different terms at once");
             }
-            self.nodes[at].owes = Some((term, start, self.office.committed()));
+            // It may hear so late of its election that another leads a later term, and has committed more.
+            self.nodes[at].owes = Some((term, start, self.office.committed_before(term)));
         }
         self.look_at_completeness(at)?;
         if role == Role::Leader {

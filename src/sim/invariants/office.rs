@@ -12,6 +12,8 @@ pub(crate) struct Office {
     leaders: BTreeMap<u64, usize>,
     /// By index, from 1: the term of the committed entry.
     committed: Vec<u64>,
+    /// The term of the leader that committed it.
+    by: Vec<u64>,
 }
 
 /// What a new commit was, for the marks.
@@ -45,6 +47,11 @@ impl Copy<'_> {
 impl Office {
     pub(crate) fn committed(&self) -> u64 {
         self.committed.len() as u64
+    }
+
+    /// How far leaders of terms before `term` have committed: what its leader must have.
+    pub(crate) fn committed_before(&self, term: u64) -> u64 {
+        self.by.partition_point(|by| *by < term) as u64
     }
 
     /// The term of the committed entry at `index`, 0 for the place before the first.
@@ -142,6 +149,7 @@ impl Office {
             let of = model.term(next).expect("below an entry that is there");
             fresh.earlier_terms |= of < term;
             self.committed.push(of);
+            self.by.push(term);
         }
         fresh.before_own_flush = logs[leader].durable < index;
         Ok(fresh)
