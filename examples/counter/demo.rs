@@ -354,6 +354,9 @@ impl Load {
     fn turn(&mut self, begin: bool) {
         let refused = !self.fill(begin);
         if self.drain() == 0 {
+            if !self.again.is_empty() {
+                return std::thread::sleep(Duration::from_millis(1)); // Asking faster ends no election.
+            }
             // Refused: there is no leader for now. Otherwise an answer will come.
             self.sleep(if refused {
                 Duration::from_millis(1)

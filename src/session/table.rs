@@ -44,6 +44,9 @@ pub(super) enum Kept {
     Gone,
 }
 
+// What `Limits` says of memory rests on it.
+const _: () = assert!(size_of::<Kept>() == 24);
+
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: u64,
