@@ -31,7 +31,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 pub(crate) use self::heal::Heal;
-use self::heal::LostVote;
+use self::heal::{Asking, HEALS, LostVote};
 pub(crate) use self::lease::certain_us;
 pub(crate) use self::message::{Append, MAX_RUNS, Message, Outcome};
 pub(crate) use self::quorum::Membership;
@@ -196,6 +196,7 @@ pub(crate) struct Core {
     reads: Reads,
     heal: Option<Heal>,
     lost_vote: Option<LostVote>,
+    asking: Asking,
     lease: Lease,
     rng: Rng,
     now_us: u64,
@@ -205,8 +206,8 @@ pub(crate) struct Core {
 /// The entry points. Each takes the time, which never goes back.
 impl Core {
     pub(crate) fn new(settings: Settings, restored: Restored, now_us: u64) -> Self {
-        let id = settings.id;
-        let lost_vote = LostVote::of(&restored, id, now_us);
+        let (id, seed) = (settings.id, settings.seed);
+        let lost_vote = LostVote::of(&restored, id);
         let log = TermRuns::new(
             restored.base_index,
             restored.base_term,
@@ -266,6 +267,7 @@ impl Core {
             heartbeat_due_us: u64::MAX,
             reads: Reads::new(),
             lost_vote,
+            asking: Asking::new(seed, now_us),
             heal: restored.heal,
             lease: Lease::new(bound_us),
             now_us,
@@ -282,7 +284,7 @@ impl Core {
     pub(crate) fn tick(&mut self, now_us: u64, sizes: &impl Sizes) {
         self.now_us = now_us;
         self.expire_asked_reads();
-        self.ask_for_terms();
+        self.ask_to_heal();
         match self.role {
             Role::Leader => self.tick_leader(sizes),
             _ if now_us >= self.election_due_us => self.campaign(sizes),
@@ -296,8 +298,8 @@ impl Core {
             Role::Leader => self.heartbeat_due_us.min(self.election_due_us),
             _ => self.election_due_us,
         };
-        let ask = self.lost_vote.as_ref().map_or(u64::MAX, LostVote::ask_us);
-        due.min(ask).min(self.asked_reads_deadline())
+        due.min(self.heal_deadline())
+            .min(self.asked_reads_deadline())
     }
 
     /// A peer has said something. For an append, its entries are at hand until the outputs have
@@ -346,7 +348,15 @@ impl Core {
             Message::HeartbeatReply { term, round } => {
                 self.on_heartbeat_reply(from, term, round, sizes)
             }
-            Message::ReadIndex { term, ctx } => self.on_read_index(from, term, ctx),
+            Message::ReadIndex { term, ctx } => {
+                if ctx & HEALS != 0 {
+                    self.on_heal_ask(from);
+                }
+                self.on_read_index(from, term, ctx);
+            }
+            Message::ReadIndexReply { term, ctx, index } if ctx & HEALS != 0 => {
+                self.hear_upto(term, ctx, index);
+            }
             Message::ReadIndexReply { term, ctx, index } => {
                 self.on_read_index_reply(from, term, ctx, index)
             }

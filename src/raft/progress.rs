@@ -130,6 +130,14 @@ impl Progress {
         self.told_commit = 0;
     }
 
+    /// What it has acknowledged so far, it may have lost: that counts for nothing any more.
+    pub(crate) fn forget_acknowledged(&mut self) {
+        (self.matched, self.told_commit, self.round) = (0, 0, 0);
+        if self.mode == Mode::Replicate {
+            self.probe(self.next);
+        }
+    }
+
     /// What was in flight is taken for lost. While the place where the logs agree is still looked
     /// for, `matched` says nothing, and going back to it would be going back to the beginning of
     /// the log: the probe is made again where it was.

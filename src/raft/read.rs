@@ -17,6 +17,7 @@
 
 use std::collections::VecDeque;
 
+use crate::raft::heal::HEALS;
 use crate::raft::{Core, Message, Output, Role};
 
 /// Questions to the leader that are under way at the most; what comes meanwhile shares the next one.
@@ -155,8 +156,10 @@ impl Core {
     }
 
     fn lead_read(&mut self, from: Option<u64>, ctx: u64) {
-        // An answer to the later one answers the earlier, too.
-        let covered = |read: &&mut Waiting| read.from == from && read.round == 0 && read.ctx <= ctx;
+        // An answer to the later one answers the earlier, too; but a node that heals waits for that very question's.
+        let is_covered = |of: u64| of == ctx || of < ctx && ctx & HEALS == 0;
+        let covered =
+            |read: &&mut Waiting| read.from == from && read.round == 0 && is_covered(read.ctx);
         let is_full = self.reads.waiting.len() >= MAX_WAITING;
         match self.reads.waiting.iter_mut().find(covered) {
             Some(read) => read.ctx = ctx,

@@ -151,6 +151,8 @@ struct Sum {
     sent: u64,
     snapshots: u64,
     losses: u64,
+    wipes: u64,
+    healed: u64,
 }
 
 fn run(seed: u64, tells: bool) -> Sum {
@@ -204,6 +206,12 @@ fn run(seed: u64, tells: bool) -> Sum {
     );
     assert!(answered > 0, "reads are answered");
 
+    let lacks = |machine: &machine::Machine| machine.disk.lost.is_some();
+    assert!(
+        !world.machines.iter().any(lacks),
+        "what was lost is found again, without another election"
+    );
+
     // Nobody wants anything: a heartbeat and its answer for each, and the same leader. What was
     // overtaken on its way, and sent again for that, is done by then.
     world.run_for(ELECTION_US);
@@ -227,6 +235,8 @@ fn run(seed: u64, tells: bool) -> Sum {
         sent: world.sent,
         snapshots: world.snapshots,
         losses: world.losses,
+        wipes: world.wipes,
+        healed: world.healed,
     }
 }
 
@@ -251,6 +261,8 @@ fn nothing_is_lost_and_nothing_forks_in_bad_weather() {
         all.sent += sum.sent;
         all.snapshots += sum.snapshots;
         all.losses += sum.losses;
+        all.wipes += sum.wipes;
+        all.healed += sum.healed;
     }
     println!("{seeds} seeds: {all:?}");
     // Weather in which nothing happens would prove nothing.
@@ -259,7 +271,9 @@ fn nothing_is_lost_and_nothing_forks_in_bad_weather() {
         all.committed > 50 * seeds
             && all.answered > 30 * seeds
             && all.snapshots > seeds / 10
-            && all.losses > seeds / 10,
+            && all.losses > seeds / 10
+            && all.wipes > seeds / 20
+            && all.healed > seeds / 20,
         "{all:?}"
     );
 }

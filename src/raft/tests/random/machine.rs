@@ -243,6 +243,18 @@ impl Disk {
         self.log.truncate(after);
     }
 
+    /// Everything is gone, snapshots too: the machine goes on with a new directory that says so.
+    pub(super) fn lose_all(&mut self) {
+        let had = std::mem::take(&mut self.log);
+        let heal = Heal {
+            upto: u64::MAX,
+            term: 0,
+            vote_lost: true,
+        };
+        (self.term, self.vote, self.snapshot) = (0, None, Log::default());
+        (self.has_lost, self.lost) = (true, Some((heal, had)));
+    }
+
     /// What it has, or had before it lost it.
     pub(super) fn had(&self) -> &Log {
         self.lost.as_ref().map_or(&self.log, |(_, log)| log)

@@ -120,13 +120,19 @@ impl World {
                 if self.machine(whom).core.is_some() {
                     self.crash(whom);
                 }
-                let disk = &self.machine(whom).disk;
-                let (least, last) = (disk.snapshot.last(), disk.log.last());
-                let after = least + self.rng.below(last - least + 1);
-                self.tell(|| format!("{whom} loses what is after {after}"));
+                if self.chance(300) {
+                    self.tell(|| format!("{whom} loses everything"));
+                    self.machine(whom).disk.lose_all();
+                    self.wipes += 1;
+                } else {
+                    let disk = &self.machine(whom).disk;
+                    let (least, last) = (disk.snapshot.last(), disk.log.last());
+                    let after = least + self.rng.below(last - least + 1);
+                    self.tell(|| format!("{whom} loses what is after {after}"));
+                    let vote_lost = self.chance(400);
+                    self.machine(whom).disk.lose(after, vote_lost);
+                }
                 self.losses += 1;
-                let vote_lost = self.chance(400);
-                self.machine(whom).disk.lose(after, vote_lost);
                 // A connection ends with its process: nothing of the former one comes after it.
                 self.events.retain(
                     |_, event| !matches!(event, Event::Arrives { from, .. } if *from == whom),
