@@ -10,6 +10,9 @@
 //! gone. So the file `heal` is durable before anything is cut, it is found again by every start, and as long as it is
 //! there the node neither votes nor stands. Only [`Log::healed`] removes it.
 //!
+//! A directory that takes the place of one that is gone for good ([`Options::replaces`]) is born with the file: nothing is
+//! known of what the old one promised.
+//!
 //! A file `heal` that is damaged itself still says that something is missing: then nothing is known about how much.
 
 use crate::error::{Doing, StorageError};
@@ -31,6 +34,8 @@ const MAGIC: u64 = u64::from_le_bytes(*b"rr heal\n");
 const VOTE_LOST: u8 = 1;
 /// What is to be cut off may still be there: this start, or the one that found it, has not ended.
 const CUTTING: u8 = 2;
+/// The directory was made in the place of one that is gone.
+const REPLACES: u8 = 4;
 
 /// What was found damaged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +86,8 @@ pub struct Heal {
     /// In that term and in all earlier ones it votes for nobody then. Only what the log takes from then on counts for `upto`,
     /// and `term` is at least that term.
     pub vote_lost: bool,
+    /// The directory was made in the place of one that is gone for good, and its operator has said so.
+    pub replaces: bool,
     /// What this start found damaged, for the log line; empty when it was found by an earlier one.
     pub wounds: Vec<Wound>,
 }
@@ -169,6 +176,7 @@ impl<D: Dir> Healing<D> {
             upto: 0,
             term: 0,
             vote_lost: false,
+            replaces: false,
             wounds: Vec::new(),
         });
         heal.upto = heal.upto.max(upto);
@@ -329,7 +337,13 @@ fn encode(heal: &Heal, cutting: bool, incarnation: u64) -> [u8; LEN] {
     let mut out = [0; LEN];
     out[..8].copy_from_slice(&MAGIC.to_le_bytes());
     out[12..14].copy_from_slice(&VERSION.to_le_bytes());
-    out[14] = if heal.vote_lost { VOTE_LOST } else { 0 } | if cutting { CUTTING } else { 0 };
+    for (is_set, flag) in [
+        (heal.vote_lost, VOTE_LOST),
+        (cutting, CUTTING),
+        (heal.replaces, REPLACES),
+    ] {
+        out[14] |= if is_set { flag } else { 0 };
+    }
     out[16..24].copy_from_slice(&heal.upto.to_le_bytes());
     out[24..32].copy_from_slice(&heal.term.to_le_bytes());
     out[32..40].copy_from_slice(&incarnation.to_le_bytes());
@@ -343,8 +357,22 @@ pub(crate) const UNKNOWN: Heal = Heal {
     upto: u64::MAX,
     term: 0,
     vote_lost: true,
+    replaces: false,
     wounds: Vec::new(),
 };
+
+/// What a directory begins with that is made in the place of one that is gone. Durable when this returns.
+pub(crate) fn begin_anew<D: Dir>(
+    dir: &D,
+    incarnation: u64,
+    sync: bool,
+) -> Result<(), StorageError> {
+    let heal = Heal {
+        replaces: true,
+        ..UNKNOWN
+    };
+    publish(dir, &heal, false, incarnation, sync)
+}
 
 /// The file, and whether what it tells of is being cut off. `Ok(None)`: it is damaged.
 pub(crate) fn read_file<D: Dir>(
@@ -376,6 +404,7 @@ pub(crate) fn read_file<D: Dir>(
         upto: u64_at(&bytes, 16),
         term: u64_at(&bytes, 24),
         vote_lost: bytes[14] & VOTE_LOST != 0,
+        replaces: bytes[14] & REPLACES != 0,
         wounds: Vec::new(),
     };
     Ok(ours.then_some((heal, bytes[14] & CUTTING != 0)))

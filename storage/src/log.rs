@@ -64,6 +64,8 @@ pub struct Recovered {
     pub decisions: Vec<Decision>,
     /// The directory does not hold all that it may have promised: until [`Log::healed`] the node neither votes nor stands.
     pub heal: Option<Heal>,
+    /// This start has made the directory.
+    pub is_new: bool,
 }
 
 /// A log, open. One per directory; it is written by whoever holds it and read through

@@ -47,8 +47,9 @@ pub(crate) fn open<D: Dir>(
     })?;
     let lock = Arc::new(lock);
 
-    let names = dir.list("").doing("list", &root)?;
-    if !names.iter().any(|name| name == IDENTITY_NAME) {
+    let mut names = dir.list("").doing("list", &root)?;
+    let is_new = !names.iter().any(|name| name == IDENTITY_NAME);
+    if is_new {
         refuse_orphans(&dir, &names)?;
         let incarnation = dir.random();
         create(
@@ -61,6 +62,7 @@ pub(crate) fn open<D: Dir>(
                 incarnation,
             },
         )?;
+        names = dir.list("").doing("list", &root)?;
     }
     let (identity, copies) = Identity::read(&dir)?;
     identity.check(&dir.path(IDENTITY_NAME), cluster_id, group_id, node_id)?;
@@ -227,6 +229,7 @@ pub(crate) fn open<D: Dir>(
         term_runs: std::mem::take(&mut loaded.term_runs),
         decisions: std::mem::take(&mut loaded.decisions),
         heal: healing.into_heal(vote),
+        is_new,
     };
     let parts = Parts {
         dir,
@@ -306,6 +309,11 @@ fn create<D: Dir>(dir: &D, options: &Options, identity: Identity) -> Result<(), 
 
     let mut workshop = workshop(dir, options, &identity, 1);
     reset::begin_log(&mut workshop, identity.incarnation, 1, 0)?;
+    if options.replaces {
+        heal::begin_anew(dir, identity.incarnation, sync)?;
+    } else {
+        heal::forget(dir, sync)?; // Of a creation that was not finished.
+    }
     if sync {
         dir.sync_dir("")
             .doing("flush the directory", &dir.path(""))?;

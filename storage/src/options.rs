@@ -31,6 +31,10 @@ pub struct Options {
     /// of refused, and [`crate::Recovered::heal`] says what the node must not do before it has it again. A node without
     /// other voters must leave it off: nobody could give anything back. Default: false.
     pub heal: bool,
+    /// A directory that is empty is made in the place of one that is gone for good: nothing in it says what the node has
+    /// promised, so it is born with [`crate::Recovered::heal`], nothing known and the vote lost, before anything in it counts.
+    /// On a directory that is not empty it changes nothing. Default: false.
+    pub replaces: bool,
     /// Called on the flush thread when a flush is over. Not called where
     /// [`crate::Log::completion_fd`] is there instead. Default: none.
     pub on_complete: Option<OnComplete>,
@@ -45,6 +49,7 @@ impl Default for Options {
             flush: FlushWay::Auto,
             snapshot_chunk_bytes: 64 << 10,
             heal: false,
+            replaces: false,
             on_complete: None,
         }
     }
@@ -59,6 +64,7 @@ impl std::fmt::Debug for Options {
             .field("flush", &self.flush)
             .field("snapshot_chunk_bytes", &self.snapshot_chunk_bytes)
             .field("heal", &self.heal)
+            .field("replaces", &self.replaces)
             .field("on_complete", &self.on_complete.is_some())
             .finish()
     }

@@ -12,7 +12,8 @@
 //!
 //! A peer whose directory was wiped has forgotten what it voted for and what it acknowledged; under its old name it
 //! could vote twice, or be counted for entries that it no longer has. Its incarnation tells, for whoever remembers the
-//! one from before: so that is kept here, durably, before anything of the peer counts. The file is replaced as a whole.
+//! one from before: so that is kept here, durably, before anything of the peer counts. One that says that it has lost
+//! everything, and heals, takes the place of the one from before, for good. The file is replaced as a whole.
 
 use std::path::Path;
 
@@ -85,6 +86,27 @@ impl<D: Dir> KnownPeers<D> {
             self.known.pop();
         }
         published.map(|()| true)
+    }
+
+    /// The node has lost the directory that it is known with, and goes on with this one: the old one is not its any more,
+    /// durably, when this returns.
+    ///
+    /// # Errors
+    /// The file could not be written: then the old one is known still, and the peer may not be counted.
+    pub fn replace(&mut self, node: u64, incarnation: u64) -> Result<(), StorageError> {
+        let known = self.known.iter().position(|(id, _)| *id == node);
+        match known {
+            Some(at) if self.known[at].1 == incarnation => Ok(()),
+            Some(at) => {
+                let old = std::mem::replace(&mut self.known[at].1, incarnation);
+                let published = self.publish();
+                if published.is_err() {
+                    self.known[at].1 = old;
+                }
+                published
+            }
+            None => self.meet(node, incarnation).map(|_| ()),
+        }
     }
 
     fn publish(&self) -> Result<(), StorageError> {
@@ -213,6 +235,46 @@ mod tests {
         let mut peers = open(&memory.power_cut(Loss::All)).expect("sound");
         assert_eq!(peers.list(), [(2, 20), (3, 30)]);
         assert!(!peers.meet(3, 31).expect("known with another"));
+    }
+
+    #[test]
+    fn a_peer_that_has_lost_its_directory_is_known_by_the_next_one_and_by_no_other() {
+        let mut steps = 0;
+        loop {
+            let memory = Memory::new(1);
+            let mut peers = open(&memory).expect("nobody is known");
+            assert!(peers.meet(2, 20).expect("written"));
+            assert!(peers.meet(3, 30).expect("written"));
+            memory.fail_at(memory.steps() + steps, Fault::PowerOff);
+            let replaced = peers.replace(2, 21);
+            for seed in 0..16 {
+                let left = open(&memory.power_cut(Loss::Random(seed))).expect("sound");
+                let pairs = left.list();
+                assert_eq!(pairs[1], (3, 30), "step {steps}");
+                let is_old = replaced.is_err() && pairs[0] == (2, 20);
+                assert!(is_old || pairs[0] == (2, 21), "step {steps}: {left:?}");
+            }
+            if replaced.is_ok() {
+                break;
+            }
+            assert_eq!(
+                peers.list(),
+                [(2, 20), (3, 30)],
+                "the old one is known then"
+            );
+            steps += 1;
+        }
+        assert!(steps >= 4, "only {steps} steps");
+
+        let memory = Memory::new(1);
+        let mut peers = open(&memory).expect("nobody is known");
+        peers.replace(2, 21).expect("written");
+        peers.replace(2, 22).expect("written");
+        assert!(!peers.meet(2, 21).expect("known with another"));
+        assert!(peers.meet(2, 22).expect("known"));
+        let steps = memory.steps();
+        peers.replace(2, 22).expect("known");
+        assert_eq!(memory.steps(), steps, "nothing is written");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Stories about whole logs: in memory, where the power can be cut anywhere, and on real files.
 
+mod anew;
 mod append;
 mod faults;
 mod inspect;
