@@ -114,6 +114,15 @@ pub struct Config {
     /// The group within the cluster, in every frame and in the directory. Default: 0.
     pub group: u32,
 
+    /// The operator's word that this node's old directory is gone for good, and that no process runs on a copy of it: with an
+    /// empty directory the node then comes back under its own id. It takes no part before it has heard from **all** other
+    /// voters, so all of them must be there, with their directories, at once or one after the other; its peers refuse the old
+    /// directory from then on. Then it gets everything from the leader, and neither votes as if it had lost nothing nor stands
+    /// until it has it. That is safe; saying so of a directory that may come back is not. It needs at least three members, and
+    /// does nothing on a directory that is not empty but to say so in the log. Default: false, a node with an empty
+    /// directory is refused by all who know the old one.
+    pub rejoin_with_nothing: bool,
+
     /// A follower that hears nothing for one to two of these stands for election. Default: 1 s. Minimum: 10 ms.
     pub election_timeout: Duration,
     /// A leader shows itself at least this often. Default: a tenth of the election timeout, when zero.
@@ -198,6 +207,7 @@ impl Config {
             members,
             cluster_id: None,
             group: 0,
+            rejoin_with_nothing: false,
             election_timeout: Duration::from_secs(1),
             heartbeat: Duration::ZERO,
             lease: None,
@@ -252,6 +262,13 @@ impl Config {
             return wrong(format!(
                 "members: this node, {}, is not in the list",
                 self.id
+            ));
+        }
+        if self.rejoin_with_nothing && self.members.len() < 3 {
+            return wrong(format!(
+                "rejoin_with_nothing: in a group of {} nobody can be elected without this node, so nobody could give it back \
+                 what it has lost",
+                self.members.len()
             ));
         }
         if self.election_timeout < Duration::from_millis(10) {
@@ -396,6 +413,11 @@ mod tests {
         };
         assert!(refused(|c| c.id = NodeId(9)).contains("9, is not in the list"));
         assert!(refused(|c| c.members[1].id = NodeId(1)).contains("stands twice"));
+        let alone = refused(|c| {
+            c.rejoin_with_nothing = true;
+            c.members.truncate(2);
+        });
+        assert!(alone.contains("in a group of 2"), "{alone}");
         assert!(refused(|c| c.heartbeat = Duration::from_millis(600)).contains("more than half"));
         let lease = |drift| {
             Some(Lease {

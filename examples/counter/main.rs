@@ -84,6 +84,10 @@ struct Serve {
     /// every node.
     #[arg(long, value_name = "PPM", num_args = 0..=1, default_missing_value = "10000")]
     lease: Option<u32>,
+    /// This node's old directory is gone for good, and no process runs on a copy of it: with an empty one it comes back under
+    /// its id, when all other members are there. Does nothing when the directory is not empty.
+    #[arg(long)]
+    rejoin: bool,
     /// Size of a log segment in MiB; each is written once ahead of need.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(4..=4096))]
     segment_mib: u64,
@@ -209,6 +213,7 @@ fn serve(args: &Serve) -> Result<(), Box<dyn std::error::Error>> {
         lease: args.lease.map(|max_clock_drift_ppm| Lease {
             max_clock_drift_ppm,
         }),
+        rejoin_with_nothing: args.rejoin,
         segment_bytes: args.segment_mib << 20,
         ..Config::new(NodeId(args.id), &args.data, members)
     };

@@ -1,6 +1,8 @@
 //! Every limit of the network, with its default and what it does.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::frame::HEADER_BYTES;
@@ -15,6 +17,10 @@ pub struct Config {
     pub node_id: u64,
     /// Names this node's data directory; a peer refuses a node that comes back with another one.
     pub incarnation: u64,
+    /// As long as this is set, a hello says that the directory takes the place of one that is gone, and that the node
+    /// promises nothing that the old one could have promised otherwise: a peer that knows the old incarnation takes it in
+    /// then, and refuses the old one. Default: not set.
+    pub replaces: Arc<AtomicBool>,
     /// Incarnations of peers that are known from earlier, as `(node, incarnation)`. A peer that is
     /// not in this list is taken at its first word, and held to it for as long as this process
     /// lives. Default: none.
@@ -70,6 +76,7 @@ impl Config {
             cluster_id,
             node_id,
             incarnation,
+            replaces: Arc::default(),
             known_incarnations: Vec::new(),
             max_frame_bytes: (4 << 20) + (64 << 10),
             small_queue_bytes: 256 << 10,

@@ -15,6 +15,8 @@ pub enum Event<'a> {
         peer: u64,
         /// Names its data directory; worth keeping for `Config::known_incarnations`.
         incarnation: u64,
+        /// Its directory takes the place of one that is gone, whose incarnation is to be kept no more.
+        replaces: bool,
     },
     /// The peer is gone, and with it all that was queued for it or has been received from it and
     /// not been taken.

@@ -1,7 +1,7 @@
 //! Who is there: the first frame each way, its checks, and the answer to one who may not stay.
 //!
 //! ```text
-//! hello   0 magic "RINGRAFT" | 8 version u16 | 10 oldest u16 | 12 zero u32 | 16 cluster u64
+//! hello   0 magic "RINGRAFT" | 8 version u16 | 10 oldest u16 | 12 flags u32 | 16 cluster u64
 //!         | 24 node u64 | 32 incarnation u64 | 40 target u64 | 48
 //! refuse  0 code u8 | 1 the refusing side's value u64 | 9 the refused side's value u64 | 17
 //! ```
@@ -11,7 +11,8 @@
 //!
 //! An incarnation names a data directory. A node that comes back with another one has lost its log
 //! and its vote, so what it promised no longer holds: it is refused (wiping a disk and rejoining
-//! under the same id is how quorums are split).
+//! under the same id is how quorums are split). Only one that knows this of itself, and says so with
+//! the flag 1, is taken in with its new incarnation; from then on the old one is refused.
 
 use std::fmt;
 
@@ -35,6 +36,8 @@ pub(crate) const PING: Label = Label {
     kind: 0xF2,
 };
 
+/// A flag of a hello: the directory takes the place of one that is gone.
+const REPLACES: u32 = 1;
 const MAGIC: &[u8; 8] = b"RINGRAFT";
 pub(crate) const HELLO_BYTES: usize = 48;
 const REFUSE_BYTES: usize = 17;
@@ -51,6 +54,8 @@ pub(crate) struct Hello {
     pub(crate) cluster: u64,
     pub(crate) node: u64,
     pub(crate) incarnation: u64,
+    /// Its directory takes the place of one that is gone.
+    pub(crate) replaces: bool,
     /// Whom it believes to be talking to.
     pub(crate) target: u64,
 }
@@ -61,6 +66,8 @@ impl Hello {
         bytes[..8].copy_from_slice(MAGIC);
         bytes[8..10].copy_from_slice(&self.version.to_le_bytes());
         bytes[10..12].copy_from_slice(&self.oldest.to_le_bytes());
+        let flags = if self.replaces { REPLACES } else { 0 };
+        bytes[12..16].copy_from_slice(&flags.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.cluster.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.node.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.incarnation.to_le_bytes());
@@ -81,6 +88,7 @@ impl Hello {
             cluster: u64_at(head, 16),
             node: u64_at(head, 24),
             incarnation: u64_at(head, 32),
+            replaces: u32_at(head, 12) & REPLACES != 0,
             target: u64_at(head, 40),
         })
     }
@@ -220,8 +228,9 @@ impl fmt::Display for Refusal {
                 f,
                 "the node comes with incarnation {theirs:#x} but was known with {ours:#x}: its \
                  directory was wiped or replaced, and what it voted and acknowledged is lost. \
-                 Restore the directory, or remove the node from the cluster and add it under a \
-                 new id"
+                 Restore the directory. If it is certainly gone for good, and no process runs on a \
+                 copy of it: start the node once with an empty directory and its consent to that \
+                 (Config::rejoin_with_nothing, serve --rejoin), while all other voters are there"
             ),
             Self::Other { code } => write!(f, "a reason this version does not know, code {code}"),
         }
@@ -281,7 +290,7 @@ pub(crate) fn check(hello: &Hello, expect: &Expect) -> Result<(), Refusal> {
         return Err(Refusal::Direction { ours, theirs });
     }
     match expect.incarnation {
-        Some(known) if known != hello.incarnation => Err(Refusal::Incarnation {
+        Some(known) if known != hello.incarnation && !hello.replaces => Err(Refusal::Incarnation {
             ours: known,
             theirs: hello.incarnation,
         }),
@@ -310,6 +319,7 @@ mod tests {
             cluster: 0xC1,
             node: 3,
             incarnation: 77,
+            replaces: false,
             target: 5,
         }
     }
@@ -326,6 +336,18 @@ mod tests {
                 }
             ),
             Ok(())
+        );
+        assert_eq!(
+            check(
+                &Hello {
+                    incarnation: 78,
+                    replaces: true,
+                    ..node_3()
+                },
+                &HERE
+            ),
+            Ok(()),
+            "it knows that it has lost what it had"
         );
         let table: &[(Hello, Expect, Refusal)] = &[
             (
@@ -449,15 +471,16 @@ mod tests {
             }
         }
         let wiped = Refusal::Incarnation { ours: 1, theirs: 2 }.to_string();
-        assert!(wiped.contains("under a new id"), "{wiped}");
+        assert!(wiped.contains("rejoin_with_nothing"), "{wiped}");
     }
 
     proptest! {
         #[test]
         fn hellos_cross_the_wire(
             version: u16, oldest: u16, cluster: u64, node: u64, incarnation: u64, target: u64,
+            replaces: bool,
         ) {
-            let hello = Hello { version, oldest, cluster, node, incarnation, target };
+            let hello = Hello { version, oldest, cluster, node, incarnation, replaces, target };
             let head = [&hello.encode()[..], b"added later"].concat();
             let frame = Frame { label: HELLO, head: &head, body: &[] };
             prop_assert_eq!(Hello::decode(&frame), Some(hello));

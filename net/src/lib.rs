@@ -7,8 +7,8 @@
 //!
 //! - **Who connects.** Of two nodes the one with the smaller id dials, without ever waiting, and
 //!   again and again with a growing pause; the other one accepts. Both say who they are first; a
-//!   node of another cluster, a stranger, or a known node with another data directory is refused,
-//!   and both logs say why.
+//!   node of another cluster, a stranger, or a known node with another data directory is refused
+//!   (but for one that says that it has lost the old one), and both logs say why.
 //! - **Two lanes.** Between any two frames the small lane goes first, and little bulk is given to
 //!   the kernel ahead of it. A frame's body is written from where it lies.
 //! - **Limits.** Queues, buffers, frames and strangers are bounded ([`Config`]); nothing is

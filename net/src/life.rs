@@ -1,5 +1,6 @@
 //! How connections begin and end: dialing, greetings, refusals, timers, closing.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mio::Interest;
@@ -37,6 +38,7 @@ impl<B: AsRef<[u8]>> Net<B> {
             cluster: self.config.cluster_id,
             node: self.config.node_id,
             incarnation: self.config.incarnation,
+            replaces: self.config.replaces.load(Ordering::Acquire),
             target,
         }
     }
@@ -143,10 +145,12 @@ impl<B: AsRef<[u8]>> Net<B> {
         (peer.conn, peer.up) = (Some(key), true);
         peer.stats.connects += 1;
         peer.stats.bytes_in += bytes as u64;
-        self.incarnations.entry(id).or_insert(hello.incarnation);
+        // Either the one that it had, or one that takes its place.
+        self.incarnations.insert(id, hello.incarnation);
         self.notices.push_back(Notice::Up {
             peer: id,
             incarnation: hello.incarnation,
+            replaces: hello.replaces,
         });
         self.wake_by(self.now + self.config.keepalive);
         let (node, incarnation) = (self.config.node_id, hello.incarnation);

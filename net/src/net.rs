@@ -51,6 +51,7 @@ pub(crate) enum Notice {
     Up {
         peer: u64,
         incarnation: u64,
+        replaces: bool,
     },
     Down {
         peer: u64,
@@ -81,7 +82,8 @@ pub struct Net<B> {
     pub(crate) conns: Conns,
     /// Sorted by id.
     pub(crate) peers: Vec<Peer<B>>,
-    /// The first incarnation seen of each node that ever was a peer, or as configured.
+    /// The incarnation of each node that ever was a peer, or as configured: the first one seen, or the last that took the
+    /// place of one before.
     pub(crate) incarnations: HashMap<u64, u64>,
     pub(crate) notices: VecDeque<Notice>,
     /// The newest time that is known; never goes back.

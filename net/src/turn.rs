@@ -248,7 +248,15 @@ impl<B: AsRef<[u8]>> Net<B> {
         let mut told = 0;
         while let Some(notice) = self.notices.pop_front() {
             on(match notice {
-                Notice::Up { peer, incarnation } => Event::Up { peer, incarnation },
+                Notice::Up {
+                    peer,
+                    incarnation,
+                    replaces,
+                } => Event::Up {
+                    peer,
+                    incarnation,
+                    replaces,
+                },
                 Notice::Down { peer, reason } => Event::Down { peer, reason },
                 Notice::Refused {
                     peer,

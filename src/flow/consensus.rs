@@ -559,6 +559,7 @@ impl Brain {
                 Output::Healed { write } => {
                     tracing::info!(node = self.shared.id.0, "what was lost is here again");
                     self.shared.healing.store(false, Ordering::Release);
+                    self.shared.replaces.store(false, Ordering::Release);
                     self.write(write, Write::Healed);
                 }
                 Output::SendSnapshot { to } => {

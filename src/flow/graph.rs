@@ -1,7 +1,7 @@
 //! Where a node is put together: opens what it stands on, makes the rings, and gives each stage its ends of them.
 
 use std::net::TcpListener;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -122,7 +122,10 @@ pub(crate) fn build(
         begin(machine.as_mut(), &log, &recovered, config).map_err(StartError::StateMachine)?;
     let known = log.known_peers().list().to_vec();
     let incarnation = recovered.identity.incarnation;
-    let mut net = open_net(listener()?, config, incarnation, known, nonce)?;
+    let replaces = Arc::new(AtomicBool::new(takes_a_place(&recovered)));
+    let mut settings = net::Config::new(config.cluster_id(), u64::from(config.id.0), incarnation);
+    (settings.known_incarnations, settings.replaces) = (known, replaces.clone());
+    let mut net = open_net(listener()?, config, settings, nonce)?;
     if let Some(fd) = log.completion_fd().filter(|_| !per_stage) {
         net.watch(fd).map_err(|source| StartError::Io {
             what: "watching io_uring completions".into(),
@@ -145,6 +148,7 @@ pub(crate) fn build(
         Parts {
             log,
             recovered,
+            replaces,
             link,
             machine,
             state,
@@ -170,6 +174,8 @@ pub(crate) fn build(
 pub(crate) struct Parts<D: Dir, L: Link> {
     pub(crate) log: Log<D>,
     pub(crate) recovered: Recovered,
+    /// As long as it heals, and its directory takes the place of one that is gone, the peers are told so.
+    pub(crate) replaces: Arc<AtomicBool>,
     pub(crate) link: L,
     pub(crate) machine: Box<dyn StateMachine>,
     /// What is in the machine.
@@ -194,6 +200,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
     let Parts {
         log,
         recovered,
+        replaces,
         link,
         machine,
         state,
@@ -219,6 +226,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         table.clone(),
         desk,
         log.reader(),
+        replaces,
     ));
 
     let is_healing = recovered.heal.is_some();
@@ -418,7 +426,10 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         in_transfer,
         shared.clone(),
         config.max_entry_bytes,
-        Box::new(move |peer, incarnation| known_peers.meet(peer, incarnation)),
+        Box::new(move |peer, incarnation, replaces| match replaces {
+            true => known_peers.replace(peer, incarnation).map(|()| true),
+            false => known_peers.meet(peer, incarnation),
+        }),
     );
     let network = Network::new(
         link,
@@ -547,6 +558,7 @@ fn open_log(
     options.segment_bytes = config.segment_bytes;
     options.max_record_bytes = config.max_entry_bytes;
     options.heal = config.members.len() > 1;
+    options.replaces = config.rejoin_with_nothing;
     options.sync = config.flush != Flush::Never;
     options.flush = match config.flush {
         Flush::Auto | Flush::Never => FlushWay::Auto,
@@ -569,7 +581,24 @@ fn open_log(
     Ok((log, recovered))
 }
 
+/// Whether the directory was made in the place of one that is gone, and the node has not got back all that it may have had.
+pub(crate) fn takes_a_place(recovered: &Recovered) -> bool {
+    recovered.heal.as_ref().is_some_and(|heal| heal.replaces)
+}
+
 fn report_recovery(config: &Config, recovered: &Recovered) {
+    if takes_a_place(recovered) {
+        tracing::warn!(
+            node = config.id.0,
+            is_new = recovered.is_new,
+            "this directory takes the place of one that is gone: the node takes no part before it has heard from all other voters"
+        );
+    } else if config.rejoin_with_nothing {
+        tracing::warn!(
+            node = config.id.0,
+            "rejoin_with_nothing does nothing here: this node has its directory; leave it out from now on"
+        );
+    }
     for decision in &recovered.decisions {
         tracing::info!(node = config.id.0, "recovery: {decision}");
     }
@@ -599,12 +628,9 @@ fn report_recovery(config: &Config, recovered: &Recovered) {
 fn open_net(
     listener: TcpListener,
     config: &Config,
-    incarnation: u64,
-    known: Vec<(u64, u64)>,
+    mut settings: net::Config,
     seed: u64,
 ) -> Result<Net<crate::flow::replicate::Body>, StartError> {
-    let mut settings = net::Config::new(config.cluster_id(), u64::from(config.id.0), incarnation);
-    settings.known_incarnations = known;
     // A frame holds one message's entries, or one longer entry, or a batch of forwarded proposals.
     let largest = config
         .max_append_bytes

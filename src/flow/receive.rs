@@ -4,11 +4,12 @@
 //! warning, and the sender finds out by the answer that does not come. When a ring is full the frame stays where it is
 //! and its connection is not read: TCP holds the peer back. Small messages and entries have a ring each.
 //!
-//! A peer counts only while it has the directory that it was first met with, and only once that is on disk here.
+//! A peer counts only while it has the directory that it was first met with, and only once that is on disk here. One that
+//! says that it has lost that directory is known by its new one from then on.
 
 use std::sync::Arc;
 
-use net::{Event, Handled};
+use net::{Event, Handled, Refusal};
 use ringbuf::Sender;
 use storage::{StorageError, record};
 
@@ -31,14 +32,17 @@ pub(crate) struct Inbound {
     meet: Meet,
     /// Peers that are connected with another directory than they are known with: nothing of theirs is heard.
     strangers: Vec<u64>,
+    /// Peers that have refused this node for its directory.
+    refused_by: Vec<u64>,
     /// Why no peer can be met any more.
     failed: Option<Fault>,
     /// A frame was put on hold since the last turn.
     held: bool,
 }
 
-/// Whether a peer (its id) has the directory (its incarnation) that it is known with: `storage::KnownPeers::meet`.
-pub(crate) type Meet = Box<dyn FnMut(u64, u64) -> Result<bool, StorageError> + Send>;
+/// Whether a peer (its id) has the directory (its incarnation) that it is known with, or says that this one takes the place
+/// of that: `storage::KnownPeers`.
+pub(crate) type Meet = Box<dyn FnMut(u64, u64, bool) -> Result<bool, StorageError> + Send>;
 
 impl Inbound {
     pub(crate) fn new(
@@ -57,6 +61,7 @@ impl Inbound {
             max_entry_bytes,
             meet,
             strangers: Vec::new(),
+            refused_by: Vec::new(),
             failed: None,
             held: false,
         }
@@ -79,9 +84,13 @@ impl Inbound {
 
     pub(crate) fn on(&mut self, event: Event<'_>) -> Handled {
         let handled = match event {
-            Event::Up { peer, incarnation } => {
+            Event::Up {
+                peer,
+                incarnation,
+                replaces,
+            } => {
                 tracing::debug!(node = self.shared.id.0, peer, incarnation, "peer is up");
-                if !self.met(peer, incarnation) {
+                if !self.met(peer, incarnation, replaces) {
                     return Handled::Taken;
                 }
                 self.small(peer, Small::Up, &[])
@@ -100,6 +109,9 @@ impl Inbound {
                 by_peer,
                 refusal,
             } => {
+                if by_peer && matches!(refusal, Refusal::Incarnation { .. }) {
+                    self.warn_of_own_directory(peer, &refusal);
+                }
                 tracing::debug!(node = self.shared.id.0, peer, by_peer, "refused: {refusal}");
                 return Handled::Taken;
             }
@@ -116,10 +128,30 @@ impl Inbound {
         handled
     }
 
+    /// Once for each peer: it will say so again and again.
+    fn warn_of_own_directory(&mut self, peer: u64, refusal: &Refusal) {
+        if !self.refused_by.contains(&peer) {
+            self.refused_by.push(peer);
+            tracing::error!(
+                node = self.shared.id.0,
+                peer,
+                "this node is refused for its directory: {refusal}"
+            );
+        }
+    }
+
     /// Whether the peer that has connected is the one that it was.
-    fn met(&mut self, peer: u64, incarnation: u64) -> bool {
+    fn met(&mut self, peer: u64, incarnation: u64, replaces: bool) -> bool {
         self.strangers.retain(|stranger| *stranger != peer);
-        let met = (self.meet)(peer, incarnation).unwrap_or_else(|error| {
+        if replaces {
+            tracing::warn!(
+                node = self.shared.id.0,
+                peer,
+                incarnation,
+                "the peer has lost its directory for good, and goes on with this one; the old one is refused from now on"
+            );
+        }
+        let met = (self.meet)(peer, incarnation, replaces).unwrap_or_else(|error| {
             self.failed = Some(Fault::Storage(error.to_string().into()));
             false
         });

@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     reader: Mutex<Reader>,
     snapshots: Mutex<SnapshotStatus>,
     pub(crate) healing: AtomicBool,
+    /// It heals, and its directory was made in the place of one that is gone: the network says so to the peers.
+    pub(crate) replaces: Arc<AtomicBool>,
     piggyback: Mutex<Arc<[u8]>>,
     pub(crate) piggyback_changed: AtomicBool,
     gauges: OnceLock<Vec<Gauge>>,
@@ -62,6 +64,7 @@ impl Shared {
         table: Arc<Table>,
         desk: Desk,
         reader: Reader,
+        replaces: Arc<AtomicBool>,
     ) -> Self {
         let id = config.id;
         let peers = config
@@ -92,6 +95,7 @@ impl Shared {
             reader: Mutex::new(reader),
             snapshots: Mutex::default(),
             healing: AtomicBool::new(false),
+            replaces,
             piggyback: Mutex::new(Arc::from([])),
             piggyback_changed: AtomicBool::new(false),
             gauges: OnceLock::new(),

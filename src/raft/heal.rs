@@ -21,6 +21,9 @@
 //! tell must have a member in every quorum: then whoever was *elected* in a term is among them or was elected by one of
 //! them, and whoever only stands is heard himself. Otherwise everybody waits, for more is lost than can be known.
 //!
+//! The one in term 0 has never taken part in anything: of a group that has lost something he is a member with an empty
+//! directory, whom the others refuse. A node that has forgotten whose directories it knew is not to let him in again.
+//!
 //! **Worst is to have lost everything**, directory and all, and it is not different. `upto` is not known then, the vote is
 //! lost, the log is empty. One by one, what the old directory may have promised to whom:
 //!
@@ -173,8 +176,9 @@ impl Core {
             return;
         };
         let (term, told) = match *message {
-            // Other messages may have left before their sender knew that this node has lost its vote.
-            Message::ReadIndexReply { term, ctx, .. } if ctx == self.asking.ctx => {
+            // Other messages may have left before their sender knew that this node has lost its vote. And whoever is in no term
+            // yet has lost everything too, without saying so: others of the group have been in some.
+            Message::ReadIndexReply { term, ctx, .. } if ctx == self.asking.ctx && term > 0 => {
                 (term, Heard::ItsTerm)
             }
             Message::ReadIndex { ctx, .. } if ctx & HEALS != 0 => (0, Heard::Asks),

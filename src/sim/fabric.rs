@@ -7,6 +7,7 @@
 //! proposals are never doubled: no stream does that, and they are not made to be repeated.)
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::raft::Message;
@@ -38,6 +39,7 @@ pub(crate) enum What {
     /// There is a connection to the peer, whose directory is this.
     Up {
         incarnation: u64,
+        replaces: bool,
     },
     Down,
     Frame {
@@ -117,6 +119,8 @@ pub(crate) struct State {
     pub(crate) counts: Counts,
     /// By node: which directory it has.
     incarnations: Vec<u64>,
+    /// By node: whether it says that it takes the place of another.
+    replaces: Vec<Arc<AtomicBool>>,
     rng: Rng,
     alive: Vec<bool>,
     deaf: Vec<bool>,
@@ -141,6 +145,7 @@ impl Fabric {
             news: Vec::new(),
             counts: Counts::default(),
             incarnations: vec![0; nodes],
+            replaces: (0..nodes).map(|_| Arc::default()).collect(),
             rng,
             alive: vec![false; nodes],
             deaf: vec![false; nodes],
@@ -289,12 +294,22 @@ impl State {
             for (to, peer) in [(a, b), (b, a)] {
                 let in_us = self.delay();
                 let incarnation = self.incarnations[peer];
+                let replaces = self.replaces[peer].load(Ordering::Acquire);
                 // Should it not have heard yet that the one before is gone: the new one tells, and nothing of the
                 // old one comes any more.
                 self.coming[to].retain(|_, item| item.peer != peer);
                 self.way(to, peer).news_due_us = self.now_us;
                 self.news(to, peer, epoch - 1, What::Down, in_us);
-                self.news(to, peer, epoch, What::Up { incarnation }, in_us);
+                self.news(
+                    to,
+                    peer,
+                    epoch,
+                    What::Up {
+                        incarnation,
+                        replaces,
+                    },
+                    in_us,
+                );
             }
         }
     }
@@ -353,8 +368,9 @@ impl State {
         self.deaf[node] = deaf;
     }
 
-    pub(crate) fn born(&mut self, node: usize, incarnation: u64) {
+    pub(crate) fn born(&mut self, node: usize, incarnation: u64, replaces: Arc<AtomicBool>) {
         self.incarnations[node] = incarnation;
+        self.replaces[node] = replaces;
         self.alive[node] = true;
         self.deaf[node] = false;
     }

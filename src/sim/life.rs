@@ -1,6 +1,7 @@
 //! A simulated node: its disk, which outlives it, and the stages of the life that it leads now.
 
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ringbuf::Waker;
@@ -125,6 +126,7 @@ pub(crate) fn open(
     options.segment_bytes = config.segment_bytes;
     options.max_record_bytes = config.max_entry_bytes;
     options.heal = config.members.len() > 1;
+    options.replaces = config.rejoin_with_nothing;
     Log::open(
         disk.clone(),
         options,
@@ -154,6 +156,7 @@ impl Life {
             config,
             Parts {
                 log,
+                replaces: Arc::new(AtomicBool::new(graph::takes_a_place(&recovered))),
                 recovered: recovered.clone(),
                 state,
                 link: SimLink::new(at, fabric.clone()),
@@ -305,6 +308,9 @@ impl Act {
 
 /// How a node is damaged of whose files something is wrong.
 pub(crate) const DAMAGED: &str = "damaged";
+
+/// How a node is damaged whose directory is empty, and whose operator has said that the old one is gone.
+pub(crate) const REJOINS: &str = "wiped, and rejoins";
 
 /// A bit for each act, and one for the clients that take the node's answers.
 pub(crate) const CLIENT: u16 = 1 << ACTS.len();

@@ -87,12 +87,16 @@ impl Link for SimLink {
                 let peer = from as u64 + 1;
                 left -= 1;
                 let handled = match &item.what {
-                    What::Up { incarnation } => {
+                    What::Up {
+                        incarnation,
+                        replaces,
+                    } => {
                         state.way(me, from).seen = Some(item.epoch);
                         state.news.push((me, from, item.epoch, true));
                         on(Event::Up {
                             peer,
                             incarnation: *incarnation,
+                            replaces: *replaces,
                         })
                     }
                     What::Down => {

@@ -127,6 +127,7 @@ impl World<'_> {
             self.counts
                 .add("mark: the log was ahead of the term on disk");
         }
+        let replaces = life.shared.replaces.clone();
         node.model = model;
         node.life = Some(life);
         node.lives += 1;
@@ -136,7 +137,9 @@ impl World<'_> {
         node.spins = 0;
         node.drains_until_us = None;
         node.seen = (Role::Follower, 0);
-        self.fabric.state().born(at, recovered.identity.incarnation);
+        self.fabric
+            .state()
+            .born(at, recovered.identity.incarnation, replaces);
         self.counts.add("lives");
         let (last, term) = (recovered.last_index, recovered.vote.term);
         tell!(self, "n{} starts: entries to {last}, term {term}", at + 1);

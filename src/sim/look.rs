@@ -10,7 +10,7 @@ use storage::Dir;
 use crate::Role;
 use crate::sim::invariants::office::Copy;
 use crate::sim::invariants::{Verdict, bounds, broken, promises};
-use crate::sim::life::{Act, DAMAGED, SimNode};
+use crate::sim::life::{Act, DAMAGED, REJOINS, SimNode};
 use crate::sim::world::{World, tell};
 
 impl World<'_> {
@@ -75,11 +75,16 @@ impl World<'_> {
     /// The node has forgotten, durably, that something was missing.
     fn look_whether_healed(&mut self, at: usize) {
         let node = &mut self.nodes[at];
-        if node.damaged != Some(DAMAGED) || node.had.is_none() {
+        let may_heal = [Some(DAMAGED), Some(REJOINS)].contains(&node.damaged);
+        if !may_heal || node.had.is_none() {
             return;
         }
         let names = node.disk.list("").unwrap_or_default();
         if !names.iter().any(|name| name == "heal") {
+            if node.damaged == Some(REJOINS) {
+                node.config.rejoin_with_nothing = false;
+                self.counts.add("mark: a wiped node has everything again");
+            }
             node.damaged = None;
             node.had = None;
             self.counts.add("mark: a node is healed");

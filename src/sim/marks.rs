@@ -3,7 +3,7 @@
 use storage::recover::Found;
 
 /// Each is counted as it is met.
-pub(crate) const MARKS: [&str; 33] = [
+pub(crate) const MARKS: [&str; 35] = [
     "mark: a candidate gave way within its term",
     "mark: a connection was given up",
     "mark: a leader stepped down within its term",
@@ -17,6 +17,8 @@ pub(crate) const MARKS: [&str; 33] = [
     "mark: a snapshot could not be taken or received",
     "mark: a snapshot took the place of a log",
     "mark: a term was fenced while a flush was in flight",
+    "mark: a wiped node has everything again",
+    "mark: a wiped node rejoins",
     "mark: an older leader was read from",
     "mark: committed before the leader's own flush",
     "mark: conflicting entries were truncated",

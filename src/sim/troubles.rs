@@ -8,7 +8,8 @@ use storage::memory::{Fault, Loss, Memory};
 use crate::Role;
 use crate::flow::shared::Stop;
 use crate::sim::invariants::Verdict;
-use crate::sim::life::DAMAGED;
+use crate::sim::invariants::logs::Model;
+use crate::sim::life::{DAMAGED, REJOINS};
 use crate::sim::lives::{End, WIPED};
 use crate::sim::plan::{Plan, TROUBLES, Trouble};
 use crate::sim::rng::Rng;
@@ -202,17 +203,22 @@ impl World<'_> {
                 self.panics[at].store(true, Ordering::Relaxed);
                 self.nodes[at].armed.panic = true;
             }
-            Trouble::BitRot | Trouble::Misdirected if self.may_damage(at) => {
+            // Who rejoins has to hear from all others: none of them is lost for good meanwhile.
+            Trouble::BitRot | Trouble::Misdirected
+                if self.may_damage(at) && !self.is_any(|how| how == REJOINS) =>
+            {
                 return self.damage(at, trouble);
             }
             Trouble::Wipe if self.may_damage(at) && self.is_known_to_all(at) => {
-                self.end(at, End::Killed)?;
-                let node = &mut self.nodes[at];
-                node.had = Some((node.model.clone(), node.durable()));
-                node.met = 0;
-                self.nodes[at].disk = Memory::new(self.troubles.rng.next());
-                self.nodes[at].damaged = Some(WIPED);
-                self.nodes[at].armed = Default::default();
+                let (may_rejoin, must_rejoin) = (
+                    !self.is_any(|how| how != REJOINS),
+                    self.is_any(|how| how == REJOINS),
+                );
+                let rejoins = must_rejoin || self.troubles.rng.chance(500_000);
+                if rejoins && !may_rejoin {
+                    return Ok(false);
+                }
+                self.wipe(at, rejoins)?;
             }
             _ => return Ok(false),
         }
@@ -312,6 +318,28 @@ impl World<'_> {
     fn is_known_to_all(&self, at: usize) -> bool {
         let mut peers = (0..self.nodes.len()).filter(|&peer| peer != at);
         peers.all(|peer| self.nodes[peer].met >> at & 1 == 1)
+    }
+
+    fn is_any(&self, how: impl Fn(&'static str) -> bool) -> bool {
+        let mut damaged = self.nodes.iter().filter_map(|node| node.damaged);
+        damaged.any(how)
+    }
+
+    /// The node comes back with an empty directory: as if nothing were amiss, or with its operator's word that the old one
+    /// is gone.
+    fn wipe(&mut self, at: usize, rejoins: bool) -> Verdict {
+        self.end(at, End::Killed)?;
+        let disk = Memory::new(self.troubles.rng.next());
+        let node = &mut self.nodes[at];
+        node.had = Some((node.model.clone(), node.durable()));
+        (node.met, node.disk, node.armed) = (0, disk, Default::default());
+        node.damaged = Some(if rejoins { REJOINS } else { WIPED });
+        if rejoins {
+            node.config.rejoin_with_nothing = true;
+            (node.model, node.kept) = (Model::default(), None);
+            self.counts.add("mark: a wiped node rejoins");
+        }
+        Ok(())
     }
 
     /// Changes something in a file of the node, which is down for that.

@@ -1,6 +1,7 @@
 //! Who connects to whom, who is refused, who replaces whom.
 
 use std::net::TcpListener;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::harness::{Raw, Seen, World, frame, hello, hello_frame, listener};
@@ -156,6 +157,41 @@ fn a_node_that_restarts_with_another_directory_is_refused_and_told_why() {
         world.until("the wiped one is not up either", |w| {
             !w.node(wiped).net.connected(other)
         });
+    }
+}
+
+#[test]
+fn a_node_that_says_that_it_has_lost_its_directory_takes_the_place_of_the_old_one() {
+    for (wiped, other) in [(1, 2), (2, 1)] {
+        let mut world = World::connected(2, |_| {});
+        // As often as it happens.
+        for incarnation in [9998, 9999] {
+            let addr = world.stop(wiped);
+            let listener = TcpListener::bind(addr).expect("the port is free again");
+            let net = &mut world.start(wiped, listener, incarnation).net;
+            net.config.replaces.store(true, Ordering::Release);
+            let list = world.addresses();
+            world.node(wiped).net.set_peers(&list);
+            world.until("both are up", |w| {
+                w.node(wiped).net.connected(other) && w.node(other).net.connected(wiped)
+            });
+            let known = world.node(other).net.stats(wiped).expect("a peer");
+            assert_eq!(known.incarnation, Some(incarnation));
+        }
+        // The old one, or one that has stopped saying so, is no more its.
+        let addr = world.stop(wiped);
+        let listener = TcpListener::bind(addr).expect("the port is free again");
+        world.start(wiped, listener, wiped * 100);
+        let list = world.addresses();
+        world.node(wiped).net.set_peers(&list);
+        world.until("it is refused", |w| {
+            !w.node(wiped).refusals(other).is_empty()
+        });
+        let refusal = Refusal::Incarnation {
+            ours: 9999,
+            theirs: wiped * 100,
+        };
+        assert_eq!(world.node(wiped).refusals(other)[0], (true, refusal));
     }
 }
 

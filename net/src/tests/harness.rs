@@ -293,6 +293,7 @@ pub(super) fn hello(node: u64, target: u64) -> Hello {
         cluster: CLUSTER,
         node,
         incarnation: node * 100,
+        replaces: false,
         target,
     }
 }

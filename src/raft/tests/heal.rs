@@ -111,6 +111,10 @@ fn who_has_lost_everything_votes_only_for_whom_others_have_elected_before() {
     assert_eq!(hears(&mut core, 3, tells(8, ctx ^ 1)), []);
     assert_eq!(core.term(), 0, "one is missing still");
 
+    // Nor does one that has an empty directory and does not know better.
+    assert_eq!(hears(&mut core, 3, tells(0, ctx)), []);
+    assert_eq!(core.term(), 0, "one is missing still");
+
     hears(&mut core, 3, tells(5, ctx));
     assert_eq!(core.term(), 8, "the highest of all");
     // Whatever was acknowledged by it in term 8 a log that ends there may lack.
