@@ -179,6 +179,39 @@ impl Cluster {
         server.child = Some(child);
     }
 
+    /// Starts the process with more arguments, now and until others are given.
+    pub(crate) fn start_with_more(&mut self, id: usize, more: &[&str]) {
+        self.server_mut(id).more = more.iter().map(|arg| (*arg).to_owned()).collect();
+        self.start_one(id);
+    }
+
+    /// The directory of a server that does not run is gone.
+    pub(crate) fn remove_data(&self, id: usize) {
+        let server = self.server(id);
+        assert!(server.child.is_none(), "server {id} runs");
+        fs::remove_dir_all(&server.data).expect("its directory is removed");
+    }
+
+    /// Its directory is under another name meanwhile.
+    pub(crate) fn swap_data(&self, id: usize, with: &Path) {
+        let server = self.server(id);
+        assert!(server.child.is_none(), "server {id} runs");
+        let aside = self.dir.path().join("aside");
+        if with.exists() {
+            fs::rename(with, &aside).expect("moved");
+        }
+        if server.data.exists() {
+            fs::rename(&server.data, with).expect("moved");
+        }
+        if aside.exists() {
+            fs::rename(&aside, &server.data).expect("moved");
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Runs a server that is expected to end by itself; its exit code and what it said. The servers of this
     /// cluster are left alone.
     pub(crate) fn run_to_end(

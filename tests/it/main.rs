@@ -1,5 +1,5 @@
 //! The product from outside: nodes in this process through the public API (`api`), and the counter
-//! example as real processes (`counter`) that are killed, stopped, starved (`faults`) and lied to
+//! example as real processes (`counter`) that are killed, stopped, starved (`faults`), bereft of their directories (`rejoin`) and lied to
 //! (`strangers`), and read from in every mode (`reads`); `cluster`, `load` and `ports` are what these stand on. `tidy` looks at the sources.
 //!
 //! Nothing here sleeps for a fixed time: a test waits for a condition and fails when the condition
@@ -14,6 +14,7 @@ mod load;
 mod mutants;
 mod ports;
 mod reads;
+mod rejoin;
 mod strangers;
 mod tidy;
 
