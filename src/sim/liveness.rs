@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use crate::Role;
 use crate::sim::invariants::{Verdict, broken};
+use crate::sim::life::REJOINS;
 use crate::sim::world::World;
 
 impl World<'_> {
@@ -75,13 +76,14 @@ impl World<'_> {
         self.sound().all(follows).then_some(leader)
     }
 
-    /// Nobody waits, and all have applied the same.
+    /// Nobody waits, who was wiped and rejoins is sound again, and all have applied the same.
     fn is_settled(&self) -> bool {
         // Behind the last entry of the ledger there may be queries that went through the log.
         let committed = self.office.committed();
         self.clients.open() == 0
             && self.leader().is_some()
             && committed >= self.ledger.book().last()
+            && !self.is_any(|how| how == REJOINS)
             && self.sound().all(|at| {
                 self.nodes[at].life.as_ref().is_some_and(|life| {
                     life.shared.marks.applied.load(Ordering::Relaxed) == committed

@@ -11,7 +11,7 @@ use crate::sim::clock::{NodeClock, TRUE_RATE};
 use crate::sim::invariants::logs::{Kept, Model};
 use crate::sim::invariants::{Verdict, broken};
 use crate::sim::ledger::Counter;
-use crate::sim::life::{Armed, EVERYTHING, Life, Refusal, SimNode, Start};
+use crate::sim::life::{Armed, EVERYTHING, Life, REJOINS, Refusal, SimNode, Start};
 use crate::sim::marks;
 use crate::sim::plan::{Plan, Trouble};
 use crate::sim::rng::Rng;
@@ -108,7 +108,9 @@ impl World<'_> {
         let model = match (found, node.damaged) {
             (Ok(model), _) => model,
             // What rotted looks like the torn end of a write that nobody was told of, or the directory is new.
-            (Err(lost), Some(how)) if lost.check.starts_with("durable") || how == WIPED => {
+            (Err(lost), Some(how))
+                if how != REJOINS && lost.check.starts_with("durable") || how == WIPED =>
+            {
                 self.counts.add("damage: a node went on with less");
                 if how != WIPED {
                     tell!(self, "n{} is retired: {}", at + 1, lost.facts);
@@ -162,7 +164,7 @@ impl World<'_> {
             self.counts.add("mark: the power failed in recovery");
             return Ok(());
         }
-        if node.damaged.is_some() {
+        if node.damaged.is_some_and(|how| how != REJOINS) {
             node.retired = true;
             self.counts.add("damage: a node refused to start");
             return Ok(());

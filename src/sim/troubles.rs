@@ -320,7 +320,7 @@ impl World<'_> {
         peers.all(|peer| self.nodes[peer].met >> at & 1 == 1)
     }
 
-    fn is_any(&self, how: impl Fn(&'static str) -> bool) -> bool {
+    pub(crate) fn is_any(&self, how: impl Fn(&'static str) -> bool) -> bool {
         let mut damaged = self.nodes.iter().filter_map(|node| node.damaged);
         damaged.any(how)
     }
