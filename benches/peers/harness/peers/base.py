@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 
 from harness import tools
+from harness.processes import Failed, tail
 
 
 @dataclass(frozen=True)
@@ -142,5 +143,8 @@ def shape(case, seconds):
 
 
 def last_json(text):
-    """The report: the last line that a driver printed."""
-    return json.loads(text.strip().splitlines()[-1])
+    """The report: the last object that a driver printed. Its libraries may have printed lines of their own."""
+    lines = [line for line in text.splitlines() if line.startswith("{")]
+    if not lines:
+        raise Failed(f"its driver printed no report: {tail(text)}")
+    return json.loads(lines[-1])
