@@ -260,7 +260,8 @@ impl Plan for DiskSaver {
         Saver::deadline_us(self)
     }
     fn drained(&mut self) -> bool {
-        true // A snapshot that is not finished is given up.
+        // A snapshot that is being written is given up. A machine that waits here is waited for by the apply stage.
+        !Saver::has_work(self)
     }
     fn close(&mut self) {}
 }

@@ -50,13 +50,13 @@ impl Core {
         }
     }
 
-    /// It could not be sent. Tried again when the peer next shows that it is there.
+    /// It could not be sent. Tried again after an election timeout, when the peer shows that it is there.
     pub(crate) fn snapshot_failed(&mut self, now_us: u64, to: u64) {
         self.now_us = now_us;
         if let Some(at) = self.waits_for_snapshot(to) {
             let peer = &mut self.peers[at];
             peer.mode = Mode::Probe { sent: true };
-            peer.moved_us = now_us;
+            peer.moved_us = now_us + self.settings.election_timeout_us;
         }
     }
 
