@@ -11,6 +11,7 @@ use ringraft::{Consistency, Node};
 use crate::info;
 use crate::machine::{Answer, Command, MAX_KEY_BYTES, values};
 use crate::resp::{Writer, number};
+use crate::saves::Saves;
 
 const NOT_A_NUMBER: &str = "ERR value is not an integer or out of range";
 
@@ -53,6 +54,7 @@ impl Default for Client {
 pub struct Context<'a> {
     pub node: &'a Node,
     pub sessions: &'a Watch,
+    pub saves: &'a Saves,
     pub connections: usize,
     pub commands: u64,
     pub port: u16,
@@ -84,6 +86,8 @@ const TABLE: &[(&str, i64)] = &[
     ("cas", 4),
     ("readmode", -1),
     ("session", -2),
+    ("bgsave", -1),
+    ("lastsave", 1),
 ];
 
 /// Reads a request. A reply at once goes to `out`; a command or query for the cluster into `encoded`.
@@ -370,9 +374,25 @@ fn local(
         },
         "client" => client_command(args, client, &mut reply),
         "readmode" => read_mode(args, client, &mut reply),
+        "bgsave" => match args {
+            [] => background_save(context, &mut reply),
+            // What would be put off in Redis is a rewrite of its log, and there is none here.
+            [when] if when.eq_ignore_ascii_case(b"schedule") => {
+                background_save(context, &mut reply);
+            }
+            _ => reply.error("ERR syntax error"),
+        },
+        "lastsave" => reply.integer(context.saves.last(&context.node.status()) as i64),
         other => unreachable!("{other} is in the table and has no arm"),
     }
     Action::Replied
+}
+
+fn background_save(context: &Context<'_>, reply: &mut Writer<'_>) {
+    match context.saves.begin(context.node) {
+        Ok(text) => reply.simple(text),
+        Err(text) => reply.error(&text),
+    }
 }
 
 fn unknown_subcommand(sub: &[u8], of: &str) -> String {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use ringraft::{Role, Status};
+use ringraft::{Role, Status, TransferStatus};
 
 use crate::commands::Context;
 
@@ -23,7 +23,7 @@ type Section<'a> = &'a dyn Fn(&mut String) -> std::fmt::Result;
 /// The sections asked for; all without a name.
 pub fn render(section: Option<&[u8]>, context: &Context<'_>) -> String {
     let status = context.node.status();
-    let sections: [(&str, Section<'_>); 6] = [
+    let sections: [(&str, Section<'_>); 8] = [
         ("Server", &|out| {
             writeln!(out, "redis_version:{REDIS_VERSION}\r")?;
             writeln!(out, "redis_mode:standalone\r")?;
@@ -59,6 +59,18 @@ pub fn render(section: Option<&[u8]>, context: &Context<'_>) -> String {
             writeln!(out, "session_repeated:{}\r", sessions.repeated)?;
             writeln!(out, "session_refused:{}\r", sessions.refused)
         }),
+        ("Persistence", &|out| {
+            let running = context.saves.is_running(&status);
+            writeln!(out, "loading:0\r")?;
+            writeln!(out, "rdb_bgsave_in_progress:{}\r", u8::from(running))?;
+            let last = context.saves.last(&status);
+            writeln!(out, "rdb_last_save_time:{last}\r")?;
+            let well = context.saves.is_well(&status);
+            let well = if well { "ok" } else { "err" };
+            writeln!(out, "rdb_last_bgsave_status:{well}\r")?;
+            writeln!(out, "aof_enabled:1\r")
+        }),
+        ("Snapshot", &|out| snapshot(&status, out)),
         ("Raft", &|out| raft(&status, out)),
     ];
     let mut out = String::new();
@@ -125,11 +137,48 @@ fn raft(status: &Status, out: &mut String) -> std::fmt::Result {
         )?;
     }
     match &status.error {
-        Some(fault) => writeln!(
-            out,
-            "error:{}\r",
-            fault.to_string().replace(['\r', '\n'], " ")
-        ),
+        Some(fault) => writeln!(out, "error:{}\r", one_line(&fault.to_string())),
         None => Ok(()),
     }
+}
+
+/// A field ends with its line.
+fn one_line(text: &str) -> String {
+    text.replace(['\r', '\n'], " ")
+}
+
+fn snapshot(status: &Status, out: &mut String) -> std::fmt::Result {
+    let snapshot = &status.snapshot;
+    writeln!(out, "snapshot_index:{}\r", snapshot.index)?;
+    writeln!(out, "snapshot_bytes:{}\r", snapshot.bytes)?;
+    writeln!(out, "snapshot_disk_bytes:{}\r", snapshot.disk_bytes)?;
+    writeln!(out, "snapshot_taken:{}\r", snapshot.taken)?;
+    let taken_ms = snapshot.taken_unix_us / 1000;
+    writeln!(out, "snapshot_taken_unix_ms:{taken_ms}\r")?;
+    writeln!(out, "snapshot_restored:{}\r", snapshot.restored)?;
+    if let Some(bytes) = snapshot.taking {
+        writeln!(out, "snapshot_taking:bytes={bytes}\r")?;
+    }
+    if let Some(transfer) = &snapshot.receiving {
+        on_its_way("receiving", transfer, out)?;
+    }
+    for transfer in &snapshot.sending {
+        on_its_way(&format!("sending_{}", transfer.peer), transfer, out)?;
+    }
+    if let Some(trouble) = &snapshot.trouble {
+        writeln!(out, "snapshot_trouble:{}\r", one_line(trouble))?;
+    }
+    if let Some(rot) = &snapshot.rot {
+        writeln!(out, "rot:{}\r", one_line(rot))?;
+    }
+    writeln!(out, "log_first:{}\r", status.first)?;
+    writeln!(out, "healing:{}\r", u8::from(status.healing))
+}
+
+fn on_its_way(name: &str, transfer: &TransferStatus, out: &mut String) -> std::fmt::Result {
+    writeln!(
+        out,
+        "snapshot_{name}:peer={},index={},bytes={},of_bytes={},bytes_per_second={}\r",
+        transfer.peer, transfer.index, transfer.bytes, transfer.of_bytes, transfer.bytes_per_second
+    )
 }

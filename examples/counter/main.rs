@@ -9,6 +9,7 @@ mod demo;
 mod info;
 mod machine;
 mod resp;
+mod saves;
 mod server;
 mod store;
 
@@ -91,6 +92,29 @@ struct Serve {
     /// Size of a log segment in MiB; each is written once ahead of need.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(4..=4096))]
     segment_mib: u64,
+    /// Takes a snapshot when this many bytes of the log were applied since the last one. 0: not by bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 256 << 20)]
+    snapshot_every_bytes: u64,
+    /// Likewise after so long, if anything was applied: seconds, or with a unit as `10m`. 0: not by time.
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
+    snapshot_every: Duration,
+    /// The most that is written, and sent, of snapshots in a second. 0: as fast as it goes.
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    snapshot_bytes_per_second: u64,
+    /// Entries before the newest snapshot that stay in the log, for followers that are only a little behind.
+    #[arg(long, value_name = "COUNT", default_value_t = 64 << 10)]
+    log_tail_entries: u64,
+    /// So long after the last time, log and snapshots are read again to find what has gone bad on the disk. 0: never.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_time)]
+    scrub_every: Duration,
+}
+
+/// Seconds, or what `humantime` reads.
+fn parse_time(text: &str) -> Result<Duration, humantime::DurationError> {
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text),
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -215,6 +239,11 @@ fn serve(args: &Serve) -> Result<(), Box<dyn std::error::Error>> {
         }),
         rejoin_with_nothing: args.rejoin,
         segment_bytes: args.segment_mib << 20,
+        snapshot_every_bytes: args.snapshot_every_bytes,
+        snapshot_every: args.snapshot_every,
+        snapshot_bytes_per_second: args.snapshot_bytes_per_second,
+        log_tail_entries: args.log_tail_entries,
+        scrub_every: args.scrub_every,
         ..Config::new(NodeId(args.id), &args.data, members)
     };
     let client_addr = me

@@ -18,6 +18,7 @@ use ringraft::{Consistency, Index, Node, Outbox, ProposeError};
 use crate::commands::{Action, Context, dispatch, write_reply};
 use crate::connection::Connection;
 use crate::resp::Writer;
+use crate::saves::Saves;
 
 const LISTENER: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX);
@@ -50,6 +51,7 @@ struct Place {
 pub struct Server {
     node: Node,
     sessions: Watch,
+    saves: Saves,
     outbox: Outbox,
     poll: Poll,
     listener: TcpListener,
@@ -90,6 +92,7 @@ impl Server {
         Ok(Self {
             node,
             sessions,
+            saves: Saves::default(),
             outbox,
             poll,
             listener,
@@ -373,6 +376,7 @@ impl Server {
         let context = Context {
             node: &self.node,
             sessions: &self.sessions,
+            saves: &self.saves,
             connections: self.places.len() - self.free.len(),
             commands: self.commands,
             port: self.port,
