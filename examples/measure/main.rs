@@ -1,0 +1,67 @@
+//! What the issues promise of snapshots, reads, slow parts and idling, each by one command, as ratios within one run.
+//!
+//! ```text
+//! cargo run --release --example measure -- snapshots [--bytes 1GiB]
+//! cargo run --release --example measure -- idle
+//! ```
+//!
+//! Three durable nodes and the load run in this process, over loopback, in a temporary directory that is removed at the
+//! end. What is compared is measured in turns: every figure is the median of the rounds, with the least and the most.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+mod cluster;
+mod figures;
+mod idle;
+mod process;
+mod snapshots;
+mod steady;
+
+#[derive(Parser)]
+#[command(about = "Measures a durable cluster in this process, as ratios within one run")]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Taking, verifying and installing a large snapshot, and what that does to writes.
+    Snapshots(snapshots::Args),
+    /// What three idle nodes cost.
+    Idle(idle::Args),
+}
+
+/// What all of them take.
+#[derive(Args, Clone)]
+struct Common {
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    rounds: u64,
+    /// Where the data directories are made; they are removed at the end. Default: the system's temporary directory.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Print one JSON object and nothing else.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().what {
+        What::Snapshots(args) => snapshots::run(&args).map(|figures| (figures, args.common)),
+        What::Idle(args) => idle::run(&args).map(|figures| (figures, args.common)),
+    };
+    match done {
+        Ok((figures, common)) => {
+            figures.print(common.json);
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("measure: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
