@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --example measure -- snapshots [--bytes 1GiB]
+//! cargo run --release --example measure -- reads
 //! cargo run --release --example measure -- idle
 //! ```
 //!
@@ -14,9 +15,12 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 mod cluster;
+mod driver;
+mod etcd;
 mod figures;
 mod idle;
 mod process;
+mod reads;
 mod snapshots;
 mod steady;
 
@@ -31,6 +35,8 @@ struct Cli {
 enum What {
     /// Taking, verifying and installing a large snapshot, and what that does to writes.
     Snapshots(snapshots::Args),
+    /// Reads in every mode, on the leader and on a follower, and what they cost writes.
+    Reads(reads::Args),
     /// What three idle nodes cost.
     Idle(idle::Args),
 }
@@ -52,6 +58,7 @@ struct Common {
 fn main() -> ExitCode {
     let done = match Cli::parse().what {
         What::Snapshots(args) => snapshots::run(&args).map(|figures| (figures, args.common)),
+        What::Reads(args) => reads::run(&args).map(|figures| (figures, args.common)),
         What::Idle(args) => idle::run(&args).map(|figures| (figures, args.common)),
     };
     match done {
