@@ -4,7 +4,7 @@ What is built or fetched goes to `.cache` here and to the languages' own user ca
 installed on the system.
 """
 
-import glob
+import hashlib
 import os
 import shutil
 import subprocess
@@ -67,13 +67,14 @@ def rust_driver(name):
     return os.path.join(CACHE, "target", "release", name)
 
 
-def build_rust(name):
+def build_rust(name, package):
     """Builds a driver of the Rust workspace here."""
     build(
-        ["cargo", "build", "--release", "--locked", "--package", name],
+        ["cargo", "build", "--release", "--locked", "--package", package],
         os.path.join(HERE, "rust"),
         {"CARGO_TARGET_DIR": os.path.join(CACHE, "target")},
     )
+    _stamp("rust", name)
 
 
 def go_driver(name):
@@ -84,16 +85,51 @@ def go_driver(name):
 def build_go(name):
     """Builds a driver in Go."""
     build(["go", "build", "-o", go_driver(name), "."], os.path.join(HERE, "go", name))
+    _stamp("go", name)
 
 
 def java_path(name):
-    """The class path of a driver in Java; nothing when it has not been built."""
+    """The class path of a driver in Java."""
     target = os.path.join(HERE, "java", name, "target")
-    if not glob.glob(os.path.join(target, "*.jar")) or not os.path.isdir(os.path.join(target, "lib")):
-        return None
     return f"{target}/*:{target}/lib/*"
 
 
 def build_java(name):
-    """Builds a driver in Java, and what it shares with the others."""
-    build(["mvn", "-q", "-B", "package", "-pl", name, "-am"], os.path.join(HERE, "java"))
+    """Builds a driver in Java anew, as old libraries would stay beside new ones; and what it shares with the others."""
+    build(["mvn", "-q", "-B", "clean", "package", "-pl", name, "-am"], os.path.join(HERE, "java"))
+    _stamp("java", name)
+
+
+def is_built(language, name):
+    """Whether the driver was built from the sources that are there now."""
+    try:
+        with open(_stamp_file(language, name), encoding="utf-8") as file:
+            return file.read() == _fingerprint(language, name)
+    except FileNotFoundError:
+        return False
+
+
+def _stamp(language, name):
+    os.makedirs(os.path.join(CACHE, "built"), exist_ok=True)
+    with open(_stamp_file(language, name), "w", encoding="utf-8") as file:
+        file.write(_fingerprint(language, name))
+
+
+def _stamp_file(language, name):
+    return os.path.join(CACHE, "built", f"{language}-{name}")
+
+
+def _fingerprint(language, name):
+    """A hash of the driver's sources and manifests, and of those that it shares with others."""
+    top = os.path.join(HERE, language)
+    files = [entry.path for entry in os.scandir(top) if entry.is_file()]
+    for part in (name, "load"):
+        for directory, inside, names in os.walk(os.path.join(top, part)):
+            inside[:] = [each for each in inside if each != "target"]
+            files += [os.path.join(directory, each) for each in names]
+    hasher = hashlib.sha256()
+    for path in sorted(files):
+        with open(path, "rb") as file:
+            content = file.read()
+        hasher.update(f"{os.path.relpath(path, top)} {len(content)}\n".encode() + content)
+    return hasher.hexdigest()

@@ -1,7 +1,6 @@
 """What the harness knows of a peer, and the cases that peers are compared in."""
 
 import json
-import os
 from dataclasses import dataclass
 
 from harness import tools
@@ -88,18 +87,23 @@ class Peer:
 
 
 class RustPeer(Peer):
-    """A peer whose driver is a package of the Rust workspace here."""
+    """A peer whose driver is a package of the Rust workspace here, in a directory of it."""
 
     package = ""
+
+    @property
+    def directory(self):
+        """The package's directory."""
+        return self.package.removesuffix("-driver")
 
     def tool_missing(self):
         return "no cargo: install Rust" if tools.missing("cargo") else None
 
     def is_built(self):
-        return os.path.exists(tools.rust_driver(self.package))
+        return tools.is_built("rust", self.directory)
 
     def install(self):
-        tools.build_rust(self.package)
+        tools.build_rust(self.directory, self.package)
 
 
 class GoPeer(Peer):
@@ -111,7 +115,7 @@ class GoPeer(Peer):
         return "no go: install Go 1.23 or newer" if tools.missing("go") else None
 
     def is_built(self):
-        return os.path.exists(tools.go_driver(self.program))
+        return tools.is_built("go", self.program)
 
     def install(self):
         tools.build_go(self.program)
@@ -127,7 +131,7 @@ class JavaPeer(Peer):
         return f"no {absent}: install a JDK (11 or newer) and Maven" if absent else None
 
     def is_built(self):
-        return tools.java_path(self.module) is not None
+        return tools.is_built("java", self.module)
 
     def install(self):
         tools.build_java(self.module)

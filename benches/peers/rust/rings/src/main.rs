@@ -96,8 +96,7 @@ struct Ours {
 impl Ours {
     fn start() -> Self {
         // Writer: the main thread. Reader: its own. Full: the writer spins. Nobody sleeps.
-        let (sender, mut receiver) =
-            ringbuf::ring("peers", CAPACITY, || 0, ringbuf::Waker::none());
+        let (sender, mut receiver) = ringbuf::ring("peers", CAPACITY, || 0, ringbuf::Waker::none());
         let reader = thread::spawn(move || {
             let (mut sum, mut ended) = (0_u64, false);
             while !ended {
@@ -113,19 +112,23 @@ impl Ours {
         });
         Self { sender, reader }
     }
+
+    fn put(&mut self, value: u64) {
+        while self.sender.try_send(|slot| *slot = value).is_err() {
+            spin_loop();
+        }
+    }
 }
 
 impl Writer for Ours {
     fn send(&mut self, first: u64, burst: u64) {
         for value in first..first + burst {
-            while self.sender.try_send(|slot| *slot = value).is_err() {
-                spin_loop();
-            }
+            self.put(value);
         }
     }
 
     fn finish(mut self) -> u64 {
-        self.send(END, 1);
+        self.put(END);
         self.reader.join().expect("the reader ends")
     }
 }
