@@ -24,6 +24,8 @@ pub(crate) type Tune = Box<dyn Fn(&mut Config)>;
 pub(crate) struct Cluster {
     dir: PathBuf,
     listeners: Vec<TcpListener>,
+    /// By which address the others reach a node, where that is not its own.
+    detours: Vec<Option<String>>,
     tune: Tune,
     nodes: Vec<Option<Node>>,
 }
@@ -39,6 +41,7 @@ impl Cluster {
         Ok(Self {
             dir: dir.to_owned(),
             listeners: (0..count).map(listen).collect::<io::Result<_>>()?,
+            detours: vec![None; count],
             tune: Box::new(tune),
             nodes: (0..count).map(|_| None).collect(),
         })
@@ -53,10 +56,18 @@ impl Cluster {
         addr.expect("a bound listener has an address").to_string()
     }
 
+    /// Nodes that start from now on reach node `at` by this address. Who has the smaller id dials, so it is to be the last.
+    pub(crate) fn lead_to(&mut self, at: usize, addr: &str) {
+        self.detours[at] = Some(addr.to_owned());
+    }
+
     pub(crate) fn start(&mut self, at: usize, machine: impl StateMachine) -> Result<(), String> {
-        let members = (0..self.listeners.len()).map(|at| Member {
-            id: NodeId(at as u32 + 1),
-            addr: self.addr(at),
+        let members = (0..self.listeners.len()).map(|other| Member {
+            id: NodeId(other as u32 + 1),
+            addr: match &self.detours[other] {
+                Some(addr) if other != at => addr.clone(),
+                _ => self.addr(other),
+            },
         });
         let mut config = Config {
             // Two runs of one cluster may see a member under other addresses.

@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example measure -- snapshots [--bytes 1GiB]
 //! cargo run --release --example measure -- reads
+//! cargo run --release --example measure -- slow
 //! cargo run --release --example measure -- idle
 //! ```
 //!
@@ -19,8 +20,10 @@ mod driver;
 mod etcd;
 mod figures;
 mod idle;
+mod line;
 mod process;
 mod reads;
+mod slow;
 mod snapshots;
 mod steady;
 
@@ -37,6 +40,8 @@ enum What {
     Snapshots(snapshots::Args),
     /// Reads in every mode, on the leader and on a follower, and what they cost writes.
     Reads(reads::Args),
+    /// What a slow or dead part costs the rest.
+    Slow(slow::Args),
     /// What three idle nodes cost.
     Idle(idle::Args),
 }
@@ -59,6 +64,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().what {
         What::Snapshots(args) => snapshots::run(&args).map(|figures| (figures, args.common)),
         What::Reads(args) => reads::run(&args).map(|figures| (figures, args.common)),
+        What::Slow(args) => slow::run(&args).map(|figures| (figures, args.common)),
         What::Idle(args) => idle::run(&args).map(|figures| (figures, args.common)),
     };
     match done {

@@ -1,0 +1,171 @@
+//! What a slow or dead part costs the rest: throughput, memory, elections.
+//!
+//! Each case has a cluster of its own, in turns within a round; the first one is well and is what the others are
+//! compared with.
+
+use std::io;
+use std::time::Duration;
+
+use ringraft::{Batch, StateMachine, Threads};
+
+use crate::Common;
+use crate::cluster::{Cluster, temp_dir};
+use crate::driver::{Clients, Driver, Span};
+use crate::figures::{Figures, Goal};
+use crate::line::{Line, Manner};
+use crate::process::MemoryWatch;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Commands in flight.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u16).range(1..=16384))]
+    inflight: u16,
+    /// How long each of the cases is measured, after a second of warming up.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// What the slow follower's line lets through in a second, in KiB.
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    line_kib: u64,
+    /// By how much it delays, in milliseconds.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    line_delay_ms: u64,
+    /// How long the slow state machine takes for a command, in microseconds.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    apply_us: u64,
+}
+
+/// Takes its time for every command.
+struct Slow(Duration);
+
+impl StateMachine for Slow {
+    fn apply(&mut self, batch: &mut Batch<'_>) -> io::Result<()> {
+        while batch.next().is_some() {
+            if !self.0.is_zero() {
+                std::thread::sleep(self.0);
+            }
+        }
+        Ok(())
+    }
+
+    fn query(&self, _: &[u8], _: &mut Vec<u8>) {}
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Case {
+    Well,
+    Dead,
+    SlowLine,
+    SlowApply,
+    SlowApplyOwnThread,
+}
+
+const CASES: [(Case, &str); 5] = [
+    (Case::Well, "all well"),
+    (Case::Dead, "one follower dead"),
+    (Case::SlowLine, "one follower on a slow line"),
+    (Case::SlowApply, "slow state machine, one thread"),
+    (
+        Case::SlowApplyOwnThread,
+        "slow state machine, a thread per stage",
+    ),
+];
+
+pub(crate) fn run(args: &Args) -> Result<Figures, String> {
+    let mut figures = Figures::new("slow parts");
+    figures.condition("inflight", args.inflight);
+    figures.condition("rounds", args.common.rounds);
+    figures.condition("seconds", args.seconds);
+    figures.condition("line_kib_per_s", args.line_kib);
+    figures.condition("line_delay_ms", args.line_delay_ms);
+    figures.condition("apply_us", args.apply_us);
+    for _ in 0..args.common.rounds {
+        let mut well = 0.0;
+        for (case, name) in CASES {
+            let (span, grown_mib, elections) =
+                measure(args, case).map_err(|error| format!("{name}: {error}"))?;
+            figures.note(
+                format!("{name}: throughput"),
+                "writes/s",
+                span.writes_per_s(),
+            );
+            figures.note(format!("{name}: p99"), "ms", span.writes.us(0.99) / 1e3);
+            figures.note(format!("{name}: memory grows by"), "MiB", grown_mib);
+            let gained = format!("{name}: elections");
+            figures.note(gained.clone(), "", elections as f64);
+            figures.set_goal(&gained, Goal::AtMost(0.0));
+            let lost = format!("{name}: failed");
+            figures.note(lost.clone(), "", span.writes.failed as f64);
+            figures.set_goal(&lost, Goal::AtMost(0.0));
+            match case {
+                Case::Well => well = span.writes_per_s(),
+                Case::Dead | Case::SlowLine => figures.ratio(
+                    format!("{name} / all well"),
+                    span.writes_per_s() / well,
+                    Goal::AtLeast(0.95),
+                ),
+                Case::SlowApply | Case::SlowApplyOwnThread => {
+                    figures.note(format!("{name}: busy"), "", span.writes.busy as f64);
+                }
+            }
+        }
+    }
+    Ok(figures)
+}
+
+/// What the case brought, by how many MiB the memory grew, and in how many elections it ended.
+fn measure(args: &Args, case: Case) -> Result<(Span, f64, u64), String> {
+    let dir = temp_dir(args.common.data.as_deref()).map_err(|error| error.to_string())?;
+    let slow_apply = matches!(case, Case::SlowApply | Case::SlowApplyOwnThread);
+    let mut cluster = Cluster::new(dir.path(), 3, move |config| {
+        if slow_apply {
+            config.threads = match case {
+                Case::SlowApply => Threads::Shared,
+                _ => Threads::PerStage { cores: Vec::new() },
+            };
+            // There is to be less room than clients want.
+            config.max_pending = 512;
+        }
+    })
+    .map_err(|error| error.to_string())?;
+    let line = match case {
+        Case::SlowLine => {
+            let manner = Manner {
+                delay: Duration::from_millis(args.line_delay_ms),
+                bytes_per_second: args.line_kib << 10,
+            };
+            let line = Line::open(cluster.addr(2), manner).map_err(|error| error.to_string())?;
+            cluster.lead_to(2, line.addr());
+            Some(line)
+        }
+        _ => None,
+    };
+    let machine = || {
+        Slow(Duration::from_micros(if slow_apply {
+            args.apply_us
+        } else {
+            0
+        }))
+    };
+    // The first two elect one of them, which is not the one that is slow or dead.
+    cluster.start(0, machine())?;
+    cluster.start(1, machine())?;
+    let leader = cluster.leader()?;
+    if case != Case::Dead {
+        cluster.start(2, machine())?;
+    }
+    let node = cluster.node(leader).clone();
+    let term = node.status().term;
+    let mut driver = Driver::new(&node, Clients::writers(args.inflight.into(), 16));
+    driver.run(Duration::from_secs(1));
+    let memory = MemoryWatch::begin();
+    let span = driver.run(Duration::from_secs(args.seconds));
+    let grown_mib = memory.grown_mib();
+    driver.finish();
+    let elections = node.status().term - term;
+    drop(node);
+    drop(line);
+    cluster.shutdown()?;
+    Ok((span, grown_mib, elections))
+}
