@@ -63,8 +63,8 @@ impl Etcd {
             servers: Vec::new(),
             clients: ports[..3].to_vec(),
         };
-        for at in 0..3 {
-            let client = format!("http://127.0.0.1:{}", ports[at]);
+        for (at, port) in ports[..3].iter().enumerate() {
+            let client = format!("http://127.0.0.1:{port}");
             let server = Command::new("etcd")
                 .args(["--name", &format!("e{at}"), "--data-dir"])
                 .arg(dir.join(format!("etcd-{at}")))

@@ -250,6 +250,10 @@ pub(crate) fn run(args: &Args) -> Result<Figures, String> {
     Ok(figures)
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "called once, in the loop over the rounds"
+)]
 fn round(
     args: &Args,
     dir: &Path,
