@@ -34,7 +34,13 @@ pub(crate) struct Args {
     /// How long the slow state machine takes for a command, in microseconds.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     apply_us: u64,
+    /// Only the cases with a slow state machine.
+    #[arg(long)]
+    only_apply: bool,
 }
+
+/// Requests that a node with a slow state machine takes at a time; twice as many clients ask.
+const SLOW_PENDING: usize = 4096;
 
 /// Takes its time for every command.
 struct Slow(Duration);
@@ -61,6 +67,12 @@ enum Case {
     SlowApplyOwnThread,
 }
 
+impl Case {
+    fn is_slow_apply(self) -> bool {
+        matches!(self, Self::SlowApply | Self::SlowApplyOwnThread)
+    }
+}
+
 const CASES: [(Case, &str); 5] = [
     (Case::Well, "all well"),
     (Case::Dead, "one follower dead"),
@@ -83,6 +95,9 @@ pub(crate) fn run(args: &Args) -> Result<Figures, String> {
     for _ in 0..args.common.rounds {
         let mut well = 0.0;
         for (case, name) in CASES {
+            if args.only_apply && !case.is_slow_apply() {
+                continue;
+            }
             let (span, grown_mib, elections) =
                 measure(args, case).map_err(|error| format!("{name}: {error}"))?;
             figures.note(
@@ -117,15 +132,15 @@ pub(crate) fn run(args: &Args) -> Result<Figures, String> {
 /// What the case brought, by how many MiB the memory grew, and in how many elections it ended.
 fn measure(args: &Args, case: Case) -> Result<(Span, f64, u64), String> {
     let dir = temp_dir(args.common.data.as_deref()).map_err(|error| error.to_string())?;
-    let slow_apply = matches!(case, Case::SlowApply | Case::SlowApplyOwnThread);
+    let slow_apply = case.is_slow_apply();
     let mut cluster = Cluster::new(dir.path(), 3, move |config| {
         if slow_apply {
             config.threads = match case {
                 Case::SlowApply => Threads::Shared,
                 _ => Threads::PerStage { cores: Vec::new() },
             };
-            // There is to be less room than clients want.
-            config.max_pending = 512;
+            // Less room than the clients want, and more than is applied within an election timeout.
+            config.max_pending = SLOW_PENDING;
         }
     })
     .map_err(|error| error.to_string())?;
@@ -157,7 +172,12 @@ fn measure(args: &Args, case: Case) -> Result<(Span, f64, u64), String> {
     }
     let node = cluster.node(leader).clone();
     let term = node.status().term;
-    let mut driver = Driver::new(&node, Clients::writers(args.inflight.into(), 16));
+    let inflight = if slow_apply {
+        2 * SLOW_PENDING
+    } else {
+        args.inflight.into()
+    };
+    let mut driver = Driver::new(&node, Clients::writers(inflight, 16));
     driver.run(Duration::from_secs(1));
     let memory = MemoryWatch::begin();
     let span = driver.run(Duration::from_secs(args.seconds));

@@ -25,6 +25,7 @@ use storage::record::{self, Header};
 use crate::flow::desk::{Job, Returned};
 use crate::flow::hops::Stamp;
 use crate::flow::occasion::Occasion;
+use crate::flow::portion::Portion;
 use crate::flow::rings::{AtIndex, ToApply, advance};
 use crate::flow::shared::Shared;
 use crate::flow::waiting::WaitingReads;
@@ -33,8 +34,6 @@ use crate::pending::Token;
 use crate::wire::{KIND_COMMAND, KIND_QUERY, KIND_TERM_START};
 use crate::{Fault, Index, ProposeError, StateMachine, Term};
 
-/// How many bytes of the log one call of `StateMachine::apply` covers at the most (a longer entry goes alone).
-const APPLY_BYTES: u64 = 256 << 10;
 /// Reads that one turn takes and answers at the most.
 const READS_A_TURN: usize = 2048;
 
@@ -54,6 +53,7 @@ pub(crate) struct Apply {
     time_us: u64,
     members: Vec<u8>,
     occasion: Occasion,
+    portion: Portion,
     leading: Option<Term>,
     reply: Vec<u8>,
     proposal_timeout_us: u64,
@@ -95,6 +95,7 @@ impl Apply {
             time_us: state.time_us,
             members: state.members,
             occasion,
+            portion: Portion::default(),
             leading: None,
             reply: Vec::with_capacity(4 << 10),
             proposal_timeout_us: u64::try_from(proposal_timeout.as_micros()).unwrap_or(u64::MAX),
@@ -167,9 +168,14 @@ impl Apply {
         if self.behind().is_some() {
             return Ok(0); // What is committed by now may not be what the log holds.
         }
+        if self.applied >= target {
+            return Ok(0);
+        }
+        // Not the time of the turn: other stages may have worked since.
+        let mut begin_us = self.shared.clock.now_us();
         while self.applied < target {
             let first = self.applied + 1;
-            let Some(slice) = self.reader.slice(first, target, APPLY_BYTES) else {
+            let Some(slice) = self.reader.slice(first, target, self.portion.bytes()) else {
                 assert!(
                     self.behind().is_some(),
                     "entry {first} is committed (to {target}) and written, but not in the log"
@@ -181,7 +187,12 @@ impl Apply {
             assert_eq!(self.applied, slice.last(), "the whole slice is applied");
             advance(&self.shared.marks.applied, self.applied);
             self.shared.hops.pass(Stamp::Applied, self.applied);
-            if self.applied - before > 16 << 10 {
+            let end_us = self.shared.clock.now_us();
+            let goes_on = self
+                .portion
+                .took(slice.len() as u64, end_us.saturating_sub(begin_us));
+            begin_us = end_us;
+            if !goes_on || self.applied - before > 16 << 10 {
                 break; // Let the reads and the other stages of this thread have their turn.
             }
         }

@@ -17,6 +17,7 @@ pub(crate) mod replicate;
 
 pub(crate) mod apply;
 pub(crate) mod occasion;
+pub(crate) mod portion;
 pub(crate) mod reply;
 pub(crate) mod waiting;
 

@@ -6,6 +6,7 @@ mod group;
 mod life;
 mod reads;
 mod retries;
+mod slow;
 mod snapshots;
 
 use std::io;

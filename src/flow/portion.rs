@@ -1,0 +1,74 @@
+//! How much of the log is applied at a time, so that a slow state machine keeps nobody waiting but its own callers.
+//!
+//! Where all stages share a thread, nothing else happens while the state machine works: no heartbeat is sent and none is
+//! heard. How long a command takes is known only afterwards, so a call covers little at first, and as much more as those
+//! before it were fast. What cannot be helped is a single command that takes long: it has the thread until it is done.
+
+/// A call that took less than half of this may cover more, one that took longer covers less. A turn in which that much
+/// time has gone by ends as well. It is well below the shortest election timeout.
+const CALL_US: u64 = 2_000;
+/// What the first call covers at the most.
+const FIRST_BYTES: u64 = 4 << 10;
+/// What any does (a longer entry goes alone).
+const MOST_BYTES: u64 = 256 << 10;
+
+#[derive(Debug)]
+pub(crate) struct Portion {
+    bytes: u64,
+}
+
+impl Default for Portion {
+    fn default() -> Self {
+        Self { bytes: FIRST_BYTES }
+    }
+}
+
+impl Portion {
+    /// What the next call of `StateMachine::apply` covers at the most.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// `bytes` were applied by one call, which took so long. Returns whether the turn goes on.
+    pub(crate) fn took(&mut self, bytes: u64, us: u64) -> bool {
+        if us > CALL_US {
+            self.bytes = (bytes.saturating_mul(CALL_US) / us).clamp(1, MOST_BYTES);
+        } else if us < CALL_US / 2 && bytes >= self.bytes / 2 {
+            self.bytes = (self.bytes * 2).min(MOST_BYTES);
+        }
+        us < CALL_US
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fast_machine_soon_gets_as_much_as_there_may_be() {
+        let mut portion = Portion::default();
+        for _ in 0..6 {
+            assert!(portion.took(portion.bytes(), 100));
+        }
+        assert_eq!(portion.bytes(), MOST_BYTES);
+        // Small calls say nothing of large ones.
+        let mut portion = Portion::default();
+        assert!(portion.took(72, 1));
+        assert_eq!(portion.bytes(), FIRST_BYTES);
+    }
+
+    #[test]
+    fn a_slow_machine_gets_what_it_can_do_in_time_and_a_single_entry_at_the_least() {
+        let mut portion = Portion::default();
+        // 40 commands in 40 ms: two of them fit into a call.
+        assert!(!portion.took(40 * 72, 40_000));
+        assert_eq!(portion.bytes(), 2 * 72);
+        assert!(!portion.took(72, u64::MAX));
+        assert_eq!(portion.bytes(), 1);
+        // And it may get better.
+        for _ in 0..18 {
+            portion.took(portion.bytes(), 10);
+        }
+        assert_eq!(portion.bytes(), MOST_BYTES);
+    }
+}
