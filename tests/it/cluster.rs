@@ -52,19 +52,31 @@ pub(crate) enum Outcome {
 /// The executable: `cargo test` builds examples beside the tests.
 pub(crate) fn counter() -> PathBuf {
     static BUILD: Once = Once::new();
+    built(&BUILD, "examples/counter", &["--example", "counter"])
+}
+
+/// The command line tool.
+pub(crate) fn ringraft() -> PathBuf {
+    static BUILD: Once = Once::new();
+    let package = ["--package", "ringraft-cli", "--bin", "ringraft"];
+    built(&BUILD, "ringraft", &package)
+}
+
+/// An executable of this workspace, which is built when it is not there.
+fn built(once: &Once, name: &str, what: &[&str]) -> PathBuf {
     let own = std::env::current_exe().expect("a test knows its own executable");
     let profile = own
         .parent()
         .and_then(Path::parent)
         .expect("target/<profile>/deps/it-*");
-    let path = profile.join("examples/counter");
-    BUILD.call_once(|| {
+    let path = profile.join(name);
+    once.call_once(|| {
         if path.exists() {
             return;
         }
-        // `cargo test --test it` leaves examples out.
+        // `cargo test --test it` leaves all others out.
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--example", "counter"]);
+        cargo.args(["build", "--quiet"]).args(what);
         cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
         cargo.env(
             "CARGO_TARGET_DIR",
@@ -74,7 +86,7 @@ pub(crate) fn counter() -> PathBuf {
             cargo.arg("--release");
         }
         let built = cargo.status().expect("cargo runs");
-        assert!(built.success(), "building the counter example: {built}");
+        assert!(built.success(), "building {name}: {built}");
     });
     assert!(path.exists(), "{} was not built", path.display());
     path
@@ -85,6 +97,17 @@ impl Cluster {
     pub(crate) fn start(count: usize) -> Self {
         let mut cluster = Self::prepare(count);
         for id in 1..=count {
+            cluster.start_one(id);
+        }
+        cluster.until_leader();
+        cluster
+    }
+
+    /// As [`start`](Cluster::start), each with more of the command line.
+    pub(crate) fn start_with_args(count: usize, args: &[&str]) -> Self {
+        let mut cluster = Self::prepare(count);
+        for id in 1..=count {
+            cluster.set_args(id, args);
             cluster.start_one(id);
         }
         cluster.until_leader();
@@ -299,8 +322,13 @@ impl Cluster {
 
     /// What `INFO raft` says.
     pub(crate) fn info(&self, id: usize) -> Option<Info> {
+        self.section(id, "raft")
+    }
+
+    /// What `INFO` says under this head.
+    pub(crate) fn section(&self, id: usize, name: &str) -> Option<Info> {
         let mut connection = self.connect(id).ok()?;
-        let text: String = redis::cmd("INFO").arg("raft").query(&mut connection).ok()?;
+        let text: String = redis::cmd("INFO").arg(name).query(&mut connection).ok()?;
         let fields = text
             .lines()
             .filter_map(|line| line.trim_end().split_once(':'));
@@ -462,7 +490,7 @@ impl Drop for Guard {
     }
 }
 
-/// The fields of `INFO raft`.
+/// The fields of a part of `INFO`.
 #[derive(Clone, Debug)]
 pub(crate) struct Info(HashMap<String, String>);
 

@@ -81,15 +81,25 @@ impl Load {
         });
     }
 
-    pub(crate) fn finish(self) -> Tally {
+    pub(crate) fn finish(mut self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Tally::default();
-        for client in self.clients {
+        for client in self.clients.drain(..) {
             let tally = client.join().expect("a client is content");
             all.values.extend(tally.values);
             all.unknown += tally.unknown;
         }
         all
+    }
+}
+
+impl Drop for Load {
+    /// Clients of a test that failed would count in the next cluster that has these ports.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for client in self.clients.drain(..) {
+            let _ = client.join(); // Something else has failed already.
+        }
     }
 }
 

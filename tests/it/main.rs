@@ -1,6 +1,7 @@
 //! The product from outside: nodes in this process through the public API (`api`), and the counter
-//! example as real processes (`counter`) that are killed, stopped, starved (`faults`), bereft of their directories (`rejoin`) and lied to
-//! (`strangers`), and read from in every mode (`reads`); `cluster`, `load` and `ports` are what these stand on. `tidy` looks at the sources.
+//! example as real processes (`counter`) that are killed, stopped, starved (`faults`), bereft of their directories (`rejoin`),
+//! lied to (`strangers`), read from in every mode (`reads`), and whose logs give way to snapshots (`snapshots`, `rot`);
+//! `cluster`, `load` and `ports` are what these stand on. `tidy` looks at the sources.
 //!
 //! Nothing here sleeps for a fixed time: a test waits for a condition and fails when the condition
 //! has not come by [`DEADLINE`].
@@ -15,6 +16,8 @@ mod mutants;
 mod ports;
 mod reads;
 mod rejoin;
+mod rot;
+mod snapshots;
 mod strangers;
 mod tidy;
 
