@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing ends unless somebody here ended it, or said that it may; [`Cluster::look_after`] holds that.
 
+use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -89,6 +90,11 @@ impl Cluster {
         (1..=self.servers.len()).collect()
     }
 
+    /// A node's data directory.
+    pub(crate) fn data(&self, id: usize) -> PathBuf {
+        self.servers[id - 1].data.clone()
+    }
+
     pub(crate) fn set_data(&mut self, id: usize, data: PathBuf) {
         self.servers[id - 1].data = data;
     }
@@ -115,6 +121,15 @@ impl Cluster {
             "300ms",
             "--segment-mib",
             "4",
+            // Several in every turn, so that each kind of trouble meets them at each step.
+            "--snapshot-every-bytes",
+            "98304",
+            "--snapshot-every",
+            "1",
+            "--log-tail-entries",
+            "64",
+            "--scrub-every",
+            "2",
             "--log",
             "info",
         ]);
@@ -265,22 +280,24 @@ impl Cluster {
 
 /// What a node says of itself now, if it speaks.
 pub(crate) fn face(id: usize) -> Option<Face> {
+    let says = section(id, "raft")?;
+    Some(Face {
+        term: says.get("term")?.parse().ok()?,
+        leads: says.get("role")? == "leader",
+    })
+}
+
+/// The fields of a part of `INFO`, if the node speaks.
+pub(crate) fn section(id: usize, name: &str) -> Option<HashMap<String, String>> {
     let mut connection = Connection::open(client_addr(id), Duration::from_millis(200)).ok()?;
-    let Reply::Bulk(Some(text)) = connection.ask(&["INFO", "raft"]).ok()? else {
+    let Reply::Bulk(Some(text)) = connection.ask(&["INFO", name]).ok()? else {
         return None;
     };
-    let field = |name: &str| {
-        let mut fields = text
-            .lines()
-            .filter_map(|line| line.trim_end().split_once(':'));
-        fields
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| value.to_owned())
-    };
-    Some(Face {
-        term: field("term")?.parse().ok()?,
-        leads: field("role")? == "leader",
-    })
+    let fields = text
+        .lines()
+        .filter_map(|line| line.trim_end().split_once(':'));
+    let owned = fields.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    Some(owned.collect())
 }
 
 impl Drop for Cluster {

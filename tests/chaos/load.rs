@@ -19,6 +19,8 @@ use crate::resp::{Connection, Reply};
 const PATIENCE: Duration = Duration::from_millis(1200);
 /// Between two requests of a client.
 const PACE: Duration = Duration::from_millis(6);
+/// How a connection reads, on whichever node: all of these must be linearizable.
+const READ_MODES: [&str; 3] = ["index", "lease", "log"];
 const COUNTERS: usize = 2;
 const REGISTERS: usize = 4;
 /// The counter that goes on from round to round.
@@ -147,7 +149,13 @@ impl Client {
         while !stop.load(Ordering::Relaxed) {
             let begin = Instant::now();
             if self.connection.is_none() {
-                self.connection = Connection::open(client_addr(self.node), PATIENCE).ok();
+                let mode = READ_MODES[self.dice.below(READ_MODES.len())];
+                self.connection = Connection::open(client_addr(self.node), PATIENCE)
+                    .and_then(|mut connection| {
+                        connection.ask(&["READMODE", mode])?;
+                        Ok(connection)
+                    })
+                    .ok();
             }
             match self.connection.take() {
                 Some(connection) => self.ask(connection),

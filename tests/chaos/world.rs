@@ -69,7 +69,11 @@ impl World {
         std::fs::create_dir_all(&place)?;
         self.disks = Disks::make(&place, shape)?;
         let data: Vec<PathBuf> = (1..=shape.nodes).map(|id| self.disks.data(id)).collect();
-        self.cluster = Some(Cluster::start(&place, data, &self.args)?);
+        let mut args = self.args.clone();
+        if self.clusters.is_multiple_of(2) {
+            args.push("--lease".into()); // Else a read by lease is confirmed by a round.
+        }
+        self.cluster = Some(Cluster::start(&place, data, &args)?);
         self.shape = Some(shape);
         Ok(())
     }

@@ -1,13 +1,14 @@
 //! Disks that are full, that fail, that are slow. A node whose disk fails it makes no more promises, says why and ends;
 //! its directory is good for the next start.
 
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use super::{Nemesis, victim};
-use crate::cluster::{PATIENCE, client_addr};
+use crate::cluster::{PATIENCE, client_addr, section};
 use crate::dice::Dice;
 use crate::disks::{Ground, text};
 use crate::faulty::Failing;
@@ -19,6 +20,7 @@ use crate::world::{Shape, World};
 pub(super) fn all() -> Vec<Box<dyn Nemesis>> {
     vec![
         Box::new(Full),
+        Box::new(FullForSnapshot),
         Box::new(Failure {
             name: "write-error",
             failing: Failing::Write,
@@ -82,13 +84,9 @@ impl Nemesis for Full {
         } else {
             vec![victim(world, dice)]
         };
-        let mut ballast: Vec<PathBuf> = Vec::new();
-        for &id in &victims {
-            ballast.push(fill(world.disks.disk(id).at())?);
-        }
         let filled = fill_segments(world, &victims);
-        for path in &ballast {
-            std::fs::remove_file(path)?;
+        for &id in &victims {
+            std::fs::remove_file(ballast(world, id))?;
         }
         filled?;
         for &id in &victims {
@@ -98,10 +96,14 @@ impl Nemesis for Full {
     }
 }
 
-/// Leaves no room on a file system.
-fn fill(at: &Path) -> Fallible<PathBuf> {
-    let path = at.join("ballast");
-    let mut file = std::fs::File::create(&path)?;
+fn ballast(world: &mut World, id: usize) -> PathBuf {
+    world.disks.disk(id).at().join("ballast")
+}
+
+/// Leaves no room on a node's file system.
+fn fill(world: &mut World, id: usize) -> Fallible<()> {
+    let path = ballast(world, id);
+    let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
     let mut piece = vec![0; 1 << 20];
     while piece.len() >= 4096 {
         if file.write_all(&piece).is_err() {
@@ -110,7 +112,7 @@ fn fill(at: &Path) -> Fallible<PathBuf> {
     }
     // The last blocks are given out when they are written.
     let _ = file.sync_all();
-    Ok(path)
+    Ok(())
 }
 
 /// Writes until each of these nodes needs a segment that it cannot have, and has ended for it.
@@ -122,6 +124,10 @@ fn fill_segments(world: &mut World, victims: &[usize]) -> Fallible<()> {
     let mut at = 0;
     let mut connection = None;
     let done = look(PATIENCE, || {
+        // A snapshot that was finished at the last moment may have let go of a segment.
+        for &id in &left {
+            fill(world, id)?;
+        }
         for _ in 0..8 {
             at += 1;
             let patience = Duration::from_millis(500);
@@ -162,6 +168,77 @@ fn fill_segments(world: &mut World, victims: &[usize]) -> Fallible<()> {
         world.cluster().kill(id)?;
     }
     Ok(())
+}
+
+/// The log has its next segment already; a snapshot needs room at once.
+struct FullForSnapshot;
+
+impl Nemesis for FullForSnapshot {
+    fn name(&self) -> &'static str {
+        "snapshot-full"
+    }
+
+    fn about(&self) -> &'static str {
+        "no room for a snapshot on one disk: the node says so and goes on; with room the next one succeeds"
+    }
+
+    fn lacks(&self) -> Option<String> {
+        Ground::Ext4.lacks()
+    }
+
+    fn shape(&self) -> Shape {
+        Shape {
+            nodes: 3,
+            ground: Ground::Ext4,
+        }
+    }
+
+    fn strike(&mut self, world: &mut World, dice: &mut Dice) -> Fallible<()> {
+        let id = victim(world, dice);
+        fill(world, id)?;
+        let refused = look(PATIENCE, || {
+            fill(world, id)?;
+            if let Some(status) = world.cluster().ended(id)? {
+                // It needed a segment just then.
+                has_given_up(world, id, status, &["No space left"])?;
+                return Ok(Some(()));
+            }
+            save(id);
+            let says = section(id, "snapshot").unwrap_or_default();
+            let trouble = says.get("snapshot_trouble").map_or("", String::as_str);
+            Ok(trouble.contains("No space left").then_some(()))
+        })?;
+        pass(dice.millis(0, 300))?;
+        std::fs::remove_file(ballast(world, id))?;
+        if refused.is_none() {
+            let text = format!("node {id} has a full disk and no trouble with its snapshots");
+            return Err(Trouble::Found(text));
+        }
+        if let Some(status) = world.cluster().ended(id)? {
+            has_given_up(world, id, status, &["No space left"])?;
+        }
+        if !world.cluster().runs(id) {
+            world.cluster().start_one(id)?;
+        }
+        let taken = look(PATIENCE, || {
+            save(id);
+            let says = section(id, "snapshot").unwrap_or_default();
+            let number = |name: &str| says.get(name).and_then(|text| text.parse::<u64>().ok());
+            let is_well = number("snapshot_taken") > Some(0);
+            Ok((is_well && !says.contains_key("snapshot_trouble")).then_some(()))
+        })?;
+        taken.ok_or_else(|| {
+            Trouble::Found(format!(
+                "node {id} takes no snapshot, {PATIENCE:?} after its disk had room again"
+            ))
+        })
+    }
+}
+
+/// Asks for a snapshot. One that is being taken already is as good.
+fn save(id: usize) {
+    let _ = Connection::open(client_addr(id), Duration::from_millis(500))
+        .and_then(|mut connection| connection.ask(&["BGSAVE"]));
 }
 
 /// A device that fails a request, or all.

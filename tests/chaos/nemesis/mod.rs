@@ -9,6 +9,7 @@ mod line;
 mod partition;
 mod power;
 mod process;
+mod rot;
 mod stranger;
 
 use crate::dice::Dice;
@@ -47,6 +48,7 @@ fn all() -> Vec<Box<dyn Nemesis>> {
         stranger::all(),
         disk::all(),
         power::all(),
+        rot::all(),
     ];
     groups.into_iter().flatten().collect()
 }
