@@ -309,11 +309,16 @@ fn disk_use_is_bounded() {
             // Two snapshots and the one that is being taken; what they leave of the log, which begins within a
             // segment and ends within one; the spare; the small files.
             let bound = 3 * snapshot.max(20 * 60_100) + 3 * interval + 3 * segment + 64 * 1024;
+            // What is written while a snapshot is being taken waits for the next one, so it may be over the bound by as much
+            // as that takes; but not for long, and never without end.
             let bytes = bytes_below(&cluster.data(id));
             assert!(
-                bytes <= bound,
-                "server {id}: {bytes} bytes after {written}, over the bound of {bound}"
+                bytes <= 2 * bound,
+                "server {id}: {bytes} bytes after {written}, far over the bound of {bound}"
             );
+            until("a directory is within its bound again", || {
+                bytes_below(&cluster.data(id)) <= bound
+            });
             most = most.max(bytes);
         }
     }
