@@ -50,7 +50,11 @@ def conditions(peer, rounds):
     facts = {name: value for name, value in rounds[-1].items() if isinstance(value, str)}
     failed = sum(each.get("failed", 0) for each in rounds)
     text = peer.conditions.format_map({"version": "version unknown", "flush_way": "way unknown", **facts})
-    return text + (f"; {failed} operations FAILED" if failed else "")
+    if failed:
+        # Not in the rate nor in the latencies: without this, a peer that refuses would look faster than it is.
+        reason = next((each["failure"] for each in rounds if each.get("failure")), "its driver does not say why")
+        text += f"; {failed:,} operations FAILED and were made anew: {reason}"
+    return text
 
 
 def ratios(ours, peer):

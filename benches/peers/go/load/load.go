@@ -119,6 +119,9 @@ func Run(options *Options, facts map[string]any, op func(worker int) error) {
 		"cpu_s_per_1k_ops": cpu / float64(done) * 1e3,
 		"failed":           failed.Load(),
 	}
+	if reason, ok := last.Load().(string); ok {
+		report["failure"] = reason
+	}
 	for name, fact := range facts {
 		report[name] = fact
 	}

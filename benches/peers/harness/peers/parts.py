@@ -63,7 +63,7 @@ class RocksDb(base.JavaPeer):
     name = "RocksDB WAL"
     module = "rocksdb"
     cases = base.LOGS
-    conditions = "{version} by JNI; WriteBatch, sync on; default options; memtable included; 5 s warm-up"
+    conditions = "{version} by JNI; WriteBatch, sync on; default options; memtable included; 20 s warm-up"
 
     def measure(self, case, seconds, processes):
         argv = self.java("RocksDbWal", "--data", f"{processes.directory}/db", "--batch", case.batch)

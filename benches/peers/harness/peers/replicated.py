@@ -31,7 +31,7 @@ class JRaft(base.JavaPeer):
     name = "SOFAJRaft"
     module = "jraft"
     cases = base.REPLICATED
-    conditions = "{version}; three nodes and the load in one JVM, loopback; default options: RocksDB log, sync on; 5 s warm-up"
+    conditions = "{version}; three nodes and the load in one JVM, loopback; default options: RocksDB log, sync on; 20 s warm-up"
 
     def measure(self, case, seconds, processes):
         argv = self.java("JRaft", "--data", processes.directory, *base.shape(case, seconds))
@@ -98,7 +98,7 @@ class ZooKeeper(base.JavaPeer):
     name = "ZooKeeper"
     module = "zookeeper"
     cases = base.REPLICATED
-    conditions = "{version}; three JVMs and a client, loopback; setData on the leader, one session; default options: forceSync on; 5 s warm-up"
+    conditions = "{version}; three JVMs and a client, loopback; setData on the leader, a session for 64 in flight, at most 16; default options: forceSync on; 20 s warm-up"
 
     def measure(self, case, seconds, processes):
         clients = free_ports(9)
