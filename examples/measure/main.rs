@@ -61,6 +61,11 @@ struct Common {
 }
 
 fn main() -> ExitCode {
+    // Says something when RUST_LOG is set.
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
     let done = match Cli::parse().what {
         What::Snapshots(args) => snapshots::run(&args).map(|figures| (figures, args.common)),
         What::Reads(args) => reads::run(&args).map(|figures| (figures, args.common)),
