@@ -176,8 +176,8 @@ pub struct Config {
     pub max_uncommitted_bytes: usize,
 
     /// A snapshot is taken when this much of the log has been applied since the last one, if the state machine takes any.
-    /// The directory then holds no more than about three snapshots, three times this and three segments, if one is taken
-    /// before the next is due. 0: not by bytes. Default: 256 MiB.
+    /// The directory then holds no more than about three snapshots, three times this and five segments (two of them wait
+    /// for their next life), if one is taken before the next is due. 0: not by bytes. Default: 256 MiB.
     pub snapshot_every_bytes: u64,
     /// Likewise after so many entries. 0: not by entries. Default: 0.
     pub snapshot_every_entries: u64,
