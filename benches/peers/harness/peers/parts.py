@@ -22,7 +22,7 @@ class RustRing(base.RustPeer):
 
 
 RUST_RINGS = [
-    RustRing("disruptor", "disruptor (Rust)", "{version}; a burst is one batch publish; BusySpin"),
+    RustRing("disruptor", "disruptor (Rust)", "{version}; a burst is one publish; BusySpin"),
     RustRing("crossbeam", "crossbeam-channel", "{version}; bounded; a slot at a time"),
     RustRing("rtrb", "rtrb", "{version}; a burst is one chunk; reads in chunks"),
 ]
