@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use ringbuf::Notify;
 
 use crate::committed::{self, Committed, ReadCommittedError};
+use crate::flow::clock::micros;
 use crate::flow::graph;
 use crate::flow::reply::{Outbox, OutboxId};
 use crate::flow::rings::{Ask, Doors, See};
@@ -450,7 +451,7 @@ impl Inner {
             Consistency::Linearizable => See::Now,
             Consistency::Lease => See::Lease,
             Consistency::AtMost { age, entries } => See::AtMost {
-                age_us: u64::try_from(age.as_micros()).unwrap_or(u64::MAX),
+                age_us: micros(age),
                 entries,
             },
             Consistency::Stale => See::Any,

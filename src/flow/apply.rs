@@ -22,6 +22,7 @@ use storage::Reader;
 use storage::SnapshotMeta;
 use storage::record::{self, Header};
 
+use crate::flow::clock::micros;
 use crate::flow::desk::{Job, Returned};
 use crate::flow::hops::Stamp;
 use crate::flow::occasion::Occasion;
@@ -98,7 +99,7 @@ impl Apply {
             portion: Portion::default(),
             leading: None,
             reply: Vec::with_capacity(4 << 10),
-            proposal_timeout_us: u64::try_from(proposal_timeout.as_micros()).unwrap_or(u64::MAX),
+            proposal_timeout_us: micros(proposal_timeout),
             next_sweep_us: 0,
         }
     }
@@ -540,7 +541,8 @@ fn machine_fault(what: &str) -> Fault {
     Fault::StateMachine(what.into())
 }
 
-fn text(panic: &(dyn Any + Send)) -> &str {
+/// What a panic said.
+pub(crate) fn text(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()

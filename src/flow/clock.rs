@@ -6,6 +6,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// A time in microseconds, as everything in here reckons; one that is too long for that is for ever.
+pub(crate) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// The node's clocks. Stages are told the time of their turn; what must know that of a request looks again.
 #[derive(Clone, Debug)]
 pub(crate) enum Clock {
@@ -26,9 +31,7 @@ impl Clock {
     /// Microseconds since the node started; never goes back.
     pub(crate) fn now_us(&self) -> u64 {
         match self {
-            Self::System { start } => {
-                u64::try_from(since_boot().saturating_sub(*start).as_micros()).unwrap_or(u64::MAX)
-            }
+            Self::System { start } => micros(since_boot().saturating_sub(*start)),
             #[cfg(feature = "sim")]
             Self::Simulated(clock) => clock.now_us(),
         }
@@ -44,9 +47,7 @@ impl Clock {
         match self {
             Self::System { .. } => SystemTime::now()
                 .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| {
-                    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-                }),
+                .map_or(0, micros),
             #[cfg(feature = "sim")]
             Self::Simulated(clock) => clock.unix_us(),
         }

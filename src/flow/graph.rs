@@ -13,7 +13,7 @@ use storage::{Dir, Disk, FlushWay, Log, Options, Recovered, SnapshotId, Snapshot
 use crate::flow::append::Append;
 use crate::flow::apply::{Apply, Begun};
 use crate::flow::begin::begin;
-use crate::flow::clock::Clock;
+use crate::flow::clock::{Clock, micros};
 use crate::flow::consensus::{Consensus, Inputs, Rings};
 use crate::flow::desk::Desk;
 use crate::flow::hops::Hops;
@@ -661,19 +661,18 @@ fn open_net(
 }
 
 fn settings(config: &Config, seed: u64) -> raft::Settings {
-    let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     raft::Settings {
         id: u64::from(config.id.0),
-        election_timeout_us: us(config.election_timeout),
-        heartbeat_us: us(config.heartbeat),
+        election_timeout_us: micros(config.election_timeout),
+        heartbeat_us: micros(config.heartbeat),
         seed,
         max_append_bytes: config.max_append_bytes as u64,
         max_inflight_messages: config.max_inflight_messages,
         max_inflight_bytes: config.max_inflight_bytes as u64,
-        disk_stall_us: us(config.election_timeout * 4),
-        lease_us: config
-            .lease
-            .map(|lease| raft::certain_us(us(config.election_timeout), lease.max_clock_drift_ppm)),
+        disk_stall_us: micros(config.election_timeout * 4),
+        lease_us: config.lease.map(|lease| {
+            raft::certain_us(micros(config.election_timeout), lease.max_clock_drift_ppm)
+        }),
     }
 }
 

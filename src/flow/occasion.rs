@@ -1,7 +1,6 @@
 //! When a snapshot is to be taken.
 
-use std::time::Duration;
-
+use crate::flow::clock::micros;
 use crate::{Config, Index};
 
 /// What has happened since the last one.
@@ -21,8 +20,7 @@ pub(crate) struct Occasion {
 impl Occasion {
     /// `last` is what the newest snapshot stands for; `chance` spreads the first one by time over the nodes.
     pub(crate) fn new(config: &Config, last: Index, now_us: u64, chance: u64) -> Self {
-        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let every_us = us(config.snapshot_every);
+        let every_us = micros(config.snapshot_every);
         Self {
             every_bytes: config.snapshot_every_bytes,
             every_entries: config.snapshot_every_entries,

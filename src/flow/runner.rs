@@ -14,6 +14,7 @@ use storage::Disk;
 
 use crate::flow::append::Append;
 use crate::flow::apply::Apply;
+use crate::flow::clock::micros;
 use crate::flow::consensus::Consensus;
 use crate::flow::graph::{AsideSleepers, OtherSleepers, Sleepers};
 use crate::flow::link::GroupLink;
@@ -473,8 +474,7 @@ impl<'a> Starter<'a> {
             backoff: Backoff::new(idle),
             running: self.running.clone(),
             drain_until_us: None,
-            drain_limit_us: u64::try_from(self.config.proposal_timeout.as_micros())
-                .unwrap_or(u64::MAX),
+            drain_limit_us: micros(self.config.proposal_timeout),
         };
         std::thread::Builder::new()
             .name(format!("rr{}-{name}", self.config.id))

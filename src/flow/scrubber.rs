@@ -5,11 +5,10 @@
 //! another one taken. Until that is done a follower that is sent the bad record finds out by its checksum, and a start
 //! finds out by itself and has it sent again.
 
-use std::time::Duration;
-
 use storage::scrub::Scrub;
 use storage::{Dir, SnapshotId, Snapshots};
 
+use crate::flow::clock::micros;
 use crate::{Config, Index};
 
 /// How often it goes on, while there is something to read.
@@ -40,8 +39,7 @@ impl<D: Dir> Scrubber<D> {
         config: &Config,
         now_us: u64,
     ) -> Self {
-        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let every_us = match us(config.scrub_every) {
+        let every_us = match micros(config.scrub_every) {
             0 => u64::MAX,
             every => every,
         };

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use super::code::{Answer, Request, Sequence, close_applied};
 use super::{Limits, Watch};
+use crate::flow::clock::micros;
 use crate::{Entry, Index};
 
 /// Answers up to this length are kept in place.
@@ -328,7 +329,7 @@ impl Table {
         let Some(after) = self.limits.expire_after else {
             return;
         };
-        let after_us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+        let after_us = micros(after);
         let before = self.evicted;
         while self.oldest != NONE
             && now_us.saturating_sub(self.places[self.oldest as usize].used_us) > after_us

@@ -47,6 +47,7 @@ pub(crate) use self::invariants::Broken;
 
 use self::trace::Listener;
 use self::world::World;
+use crate::flow::apply::text;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -152,14 +153,6 @@ fn go(options: &Options, listener: Option<Listener<'_>>) -> Report {
         failure,
         tail: world.trace.into_tail(),
     }
-}
-
-fn text(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("a panic without a message")
 }
 
 impl World<'_> {

@@ -25,7 +25,6 @@ mod receiving;
 mod sending;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use ringbuf::{Receiver, Sender, Take};
 use storage::{Dir, SnapshotId, Snapshots};
@@ -33,6 +32,7 @@ use storage::{Dir, SnapshotId, Snapshots};
 use self::receiving::Receiving;
 use self::sending::Sending;
 use crate::Config;
+use crate::flow::clock::micros;
 use crate::flow::rings::{InTransfer, News, SendTransfer, ToConsensus, Wanted};
 use crate::flow::saver::Pace;
 use crate::flow::shared::Shared;
@@ -107,10 +107,9 @@ impl<D: Dir> Transfer<D> {
         news: Sender<ToConsensus>,
         config: &Config,
     ) -> Self {
-        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let times = Times {
-            repeat_us: us(config.election_timeout) / 2,
-            give_up_us: us(config.election_timeout * 10),
+            repeat_us: micros(config.election_timeout) / 2,
+            give_up_us: micros(config.election_timeout * 10),
         };
         let tools = Tools {
             snapshots,
@@ -159,7 +158,7 @@ impl<D: Dir> Transfer<D> {
             }
             Take::Taken
         });
-        work += receiving.turn(tools, now_us);
+        work += receiving.turn(tools);
         work += sending.turn(tools, now_us);
         if work > 0 {
             let mut view = tools.shared.snapshots();

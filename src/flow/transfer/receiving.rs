@@ -143,7 +143,7 @@ impl<D: Dir> Receiving<D> {
     }
 
     /// Says what was written, and finishes what is whole.
-    pub(super) fn turn(&mut self, tools: &mut Tools<D>, _now_us: u64) -> usize {
+    pub(super) fn turn(&mut self, tools: &mut Tools<D>) -> usize {
         let mut work = 0;
         if !tools.has_room() {
             return 0;
