@@ -245,6 +245,15 @@ fn real_files_stay_as_they_are_also_while_a_log_is_open() {
     log.append_some(60, 1, 500);
     log.flush();
     log.settle().expect("settled");
+    // The next segment is made in the background: until it has its name, files change by themselves.
+    let segments = || {
+        let names = std::fs::read_dir(dir.path().join("log")).expect("listed");
+        let names = names.map(|entry| entry.expect("an entry").path());
+        names.filter(|path| path.extension() == Some("seg".as_ref()))
+    };
+    while segments().count() <= log.segments.len() {
+        std::thread::yield_now();
+    }
     let before = picture(dir.path());
     let seen = inspect(dir.path()).expect("read");
     assert_eq!(seen.last_opened_by, Some(std::process::id()));
