@@ -102,19 +102,32 @@ impl Driver {
     /// To be used from the thread that makes it.
     pub(crate) fn new(node: &Node, clients: Clients) -> Self {
         let unpark = Unpark(std::thread::current());
-        let all = clients.writers + clients.readers;
-        Self {
+        let mut driver = Self {
             node: node.clone(),
             outbox: node.outbox(unpark).expect("an outbox is free"),
-            command: vec![0x5a; clients.payload],
-            since: vec![Instant::now(); all],
-            free_writers: (0..clients.writers as u64).collect(),
-            free_readers: (clients.writers as u64..all as u64).collect(),
+            command: Vec::new(),
+            since: Vec::new(),
+            free_writers: Vec::new(),
+            free_readers: Vec::new(),
             due_reads: 0,
             clients,
             writes: Done::new(),
             reads: Done::new(),
-        }
+        };
+        driver.change(clients);
+        driver
+    }
+
+    /// Other clients from now on: a node has outboxes for a few drivers only.
+    fn change(&mut self, clients: Clients) {
+        self.finish();
+        let all = clients.writers + clients.readers;
+        self.command = vec![0x5a; clients.payload];
+        self.since = vec![Instant::now(); all];
+        self.free_writers = (0..clients.writers as u64).collect();
+        self.free_readers = (clients.writers as u64..all as u64).collect();
+        self.due_reads = 0;
+        self.clients = clients;
     }
 
     /// Goes on for so long, and says what that brought.
@@ -135,8 +148,9 @@ impl Driver {
         }
     }
 
-    /// Warms up, measures, and waits for what is still under way.
-    pub(crate) fn measure(mut self, time: Duration) -> Span {
+    /// Warms up with such clients, measures, and waits for what is still under way.
+    pub(crate) fn measure(&mut self, clients: Clients, time: Duration) -> Span {
+        self.change(clients);
         self.run(Duration::from_millis(300));
         let span = self.run(time);
         self.finish();

@@ -91,12 +91,14 @@ pub(crate) fn run(args: &Args) -> Result<Figures, String> {
     }
 
     let time = Duration::from_secs(args.seconds);
+    let driver = |at| Driver::new(cluster.node(at), Clients::writers(0, 0));
+    let (mut leads, mut follows) = (driver(leader), driver(follower));
     for _ in 0..args.common.rounds {
         let mut on_leader = [0.0; MODES.len()];
-        for (place, at) in [("leader", leader), ("follower", follower)] {
+        for (place, driver) in [("leader", &mut leads), ("follower", &mut follows)] {
             for (mode, (name, how)) in MODES.into_iter().enumerate() {
                 let clients = Clients::readers(args.clients.into(), how);
-                let span = Driver::new(cluster.node(at), clients).measure(time);
+                let span = driver.measure(clients, time);
                 if span.reads.failed > 0 {
                     return Err(format!(
                         "{} reads failed: {name}, {place}",
@@ -106,7 +108,7 @@ pub(crate) fn run(args: &Args) -> Result<Figures, String> {
                 figures.note(format!("{place}, {name}"), "reads/s", span.reads_per_s());
                 figures.note(format!("{place}, {name}: p50"), "us", span.reads.us(0.5));
                 figures.note(format!("{place}, {name}: p99"), "us", span.reads.us(0.99));
-                if at == leader {
+                if place == "leader" {
                     on_leader[mode] = span.reads_per_s();
                 }
             }
@@ -124,24 +126,19 @@ pub(crate) fn run(args: &Args) -> Result<Figures, String> {
                 Goal::AtLeast(5.0),
             );
         }
-        with_writes(args, &cluster, leader, &mut figures)?;
+        with_writes(args, &mut leads, &mut figures)?;
     }
+    drop((leads, follows));
     cluster.shutdown()?;
     Ok(figures)
 }
 
 /// Writes as fast as they go, alone and with as many reads.
-fn with_writes(
-    args: &Args,
-    cluster: &Cluster,
-    leader: usize,
-    figures: &mut Figures,
-) -> Result<(), String> {
-    let node = cluster.node(leader);
+fn with_writes(args: &Args, driver: &mut Driver, figures: &mut Figures) -> Result<(), String> {
     let time = Duration::from_secs(args.seconds);
     let writers = Clients::writers(args.writers.into(), 16);
     // Before and after, since a shared machine drifts.
-    let before = Driver::new(node, writers).measure(time);
+    let before = driver.measure(writers, time);
     for (name, how) in &MODES[..2] {
         let both = Clients {
             readers: args.writers.into(),
@@ -149,8 +146,8 @@ fn with_writes(
             as_often_as_writes: true,
             ..writers
         };
-        let both = Driver::new(node, both).measure(time);
-        let after = Driver::new(node, writers).measure(time);
+        let both = driver.measure(both, time);
+        let after = driver.measure(writers, time);
         let alone = (before.writes_per_s() + after.writes_per_s()) / 2.0;
         if both.writes.failed + both.reads.failed > 0 {
             return Err("an undisturbed cluster did not answer".into());
