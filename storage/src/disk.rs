@@ -254,6 +254,12 @@ impl File for DiskFile {
         let _ = rustix::fs::fadvise(&*self.file, 0, None, rustix::fs::Advice::DontNeed);
     }
 
+    #[cfg(target_os = "linux")]
+    fn will_need(&self) {
+        // Advice, too.
+        let _ = rustix::fs::fadvise(&*self.file, 0, None, rustix::fs::Advice::WillNeed);
+    }
+
     fn map(&self) -> io::Result<Map> {
         // SAFETY: the map is read-only, and the file is not cut while it is mapped: only this process
         // writes it (the directory is locked), it writes in place, and segments keep their length.

@@ -105,6 +105,10 @@ pub trait File: Clone + Send + Sync + 'static {
     /// what the medium has. Where the system has no such call this does nothing.
     fn drop_cache(&self) {}
 
+    /// Has the system read into memory what it does not have there of the file, so that a write to a part of a page does
+    /// not wait for the rest of it. Where the system has no such call this does nothing.
+    fn will_need(&self) {}
+
     /// Maps the whole file for reading.
     fn map(&self) -> io::Result<Map>;
 }

@@ -17,8 +17,9 @@ use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File, Map};
 use crate::segment::{SegmentHeader, SparseIndex, State, View, segment_name};
 
-/// Purged segments kept for their next life; more are removed.
-const MOST_IDLE: usize = 2;
+/// Purged segments kept for their next life; more are removed. As many as a snapshot lets go of by default: a log that
+/// goes on as it did makes no more files.
+const MOST_IDLE: usize = 4;
 
 /// Purges that may wait for the thread; with more, the log keeps its segments a little longer.
 const MOST_JOBS: usize = 64;
@@ -124,6 +125,8 @@ impl<D: Dir> Workshop<D> {
             Some(Segment { view, file, .. }) => {
                 let view = Arc::into_inner(view).expect("`unread` saw that nobody else holds it");
                 self.write_header(&file, seq)?;
+                // What was let go of in memory meanwhile is read here, and not by an append.
+                file.will_need();
                 (segment_name(view.seq), view.map)
             }
             None => {
