@@ -25,9 +25,15 @@ struct Args {
     /// Commands in flight; 0 leaves the cluster idle, to see what that costs.
     #[arg(long, default_value_t = 1024)]
     inflight: usize,
-    /// How long to measure, after a second of warming up.
+    /// How long to measure.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// How long to run before that. The log's first segments are new files; after two snapshots they are used again.
+    #[arg(long, default_value_t = 1)]
+    warm_up: u64,
+    /// Bytes of the log from one snapshot to the next.
+    #[arg(long, default_value_t = 256 << 20)]
+    snapshot_every_bytes: u64,
     /// Where the data directories are made; they are removed at the end. Default: the system's temporary directory.
     #[arg(long)]
     data: Option<PathBuf>,
@@ -37,6 +43,10 @@ struct Args {
     /// How bytes are made durable.
     #[arg(long, value_enum, default_value_t = Way::Auto)]
     flush: Way,
+    /// Requests that a node has room for: it makes room for them all at its start. Default: 16384, or more if that many are
+    /// to be in flight.
+    #[arg(long)]
+    max_pending: Option<usize>,
     /// Propose on a follower instead of the leader.
     #[arg(long)]
     follower: bool,
@@ -84,7 +94,10 @@ fn main() {
             Way::Thread => Flush::Thread,
             Way::Never => Flush::Never,
         },
-        max_pending: args.inflight.next_power_of_two().max(16 << 10),
+        max_pending: args
+            .max_pending
+            .unwrap_or_else(|| args.inflight.next_power_of_two().max(16 << 10)),
+        snapshot_every_bytes: args.snapshot_every_bytes,
         sessions: args.sessions,
         ..Shape::default()
     };
@@ -113,7 +126,7 @@ fn main() {
             }
         }
     };
-    run(&mut load, Duration::from_secs(1));
+    run(&mut load, Duration::from_secs(args.warm_up));
     load.latency.reset();
     let (before, done, cpu, rss) = (leader.status(), load.done, cpu_seconds(), resident_mib());
     let start = Instant::now();

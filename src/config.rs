@@ -153,11 +153,13 @@ pub struct Config {
 
     /// The longest command, in bytes. Default: 1 MiB. Maximum: 16 MiB.
     pub max_entry_bytes: usize,
-    /// Commands up to this long travel inside their ring slot; a longer one costs an allocation. Default: 256.
+    /// Commands up to this long travel inside their ring slot; a longer one is copied
+    /// once more. Default: 256.
     pub inline_bytes: usize,
     /// Requests under way on this node; the next one is `Busy`. A power of two. Default: 16,384.
     pub max_pending: usize,
     /// Bytes of long commands (over `inline_bytes`) that wait in the propose ring; beyond it is `Busy`. Default: 64 MiB.
+    /// Buffers for them are kept for the next ones, up to 28 MiB of those that were needed.
     pub max_spilled_bytes: usize,
     /// The slots of the propose ring. A power of two. Default: 16,384.
     pub propose_ring: usize,

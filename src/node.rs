@@ -62,7 +62,6 @@ struct Inner {
     doors: Doors,
     max_entry_bytes: usize,
     inline_bytes: usize,
-    max_spilled_bytes: usize,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -131,7 +130,6 @@ impl Node {
             doors,
             max_entry_bytes: config.max_entry_bytes,
             inline_bytes: config.inline_bytes,
-            max_spilled_bytes: config.max_spilled_bytes,
             threads: Mutex::new(threads),
         };
         Self {
@@ -397,41 +395,30 @@ impl Inner {
             });
         }
         let token = self.take(sink, tag, &[])?;
-        let spilled = if command.len() <= self.inline_bytes {
-            None
-        } else {
-            // The budget is taken before the bytes are.
-            let before = self
-                .shared
-                .spilled_bytes
-                .fetch_add(command.len(), Ordering::Relaxed);
-            if before + command.len() > self.max_spilled_bytes {
-                self.shared
-                    .spilled_bytes
-                    .fetch_sub(command.len(), Ordering::Relaxed);
+        let is_long = command.len() > self.inline_bytes;
+        let mut spilled = None;
+        if is_long {
+            spilled = self.shared.spill.take(command);
+            if spilled.is_none() {
                 self.shared.table.untake(token);
                 return Err(ProposeError::Busy);
             }
-            Some(Box::<[u8]>::from(command))
-        };
-        let is_spilled = spilled.is_some();
+        }
         let sent = self.doors.propose.try_send(|slot| {
             slot.ask = ask;
             slot.token = token.0;
+            slot.is_long = is_long;
             slot.inline.clear();
-            if !is_spilled {
+            if is_long {
+                let place = slot.spilled.get_mut();
+                *place.unwrap_or_else(PoisonError::into_inner) = spilled.take();
+            } else {
                 slot.inline.extend_from_slice(command);
             }
-            *slot
-                .spilled
-                .get_mut()
-                .unwrap_or_else(PoisonError::into_inner) = spilled;
         });
         if sent.is_err() {
-            if is_spilled {
-                self.shared
-                    .spilled_bytes
-                    .fetch_sub(command.len(), Ordering::Relaxed);
+            if let Some(spilled) = spilled {
+                self.shared.spill.give_back(spilled);
             }
             self.shared.table.untake(token);
             return Err(ProposeError::Busy);

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use ringraft::session::{Answer, Limits, MAX_WINDOW, Numbers, Session, Sessions};
 use ringraft::{
-    Batch, Config, Flush, Member, Node, NodeId, Notify, Outbox, ProposeError, Role, StateMachine,
-    Threads,
+    Batch, Config, Flush, Member, Node, NodeId, Notify, Outbox, ProposeError, Role, SnapshotWriter,
+    StateMachine, Threads,
 };
 
 /// Counts what it is given; answers with the count.
@@ -31,6 +31,18 @@ impl StateMachine for Count {
     fn query(&self, _: &[u8], reply: &mut Vec<u8>) {
         reply.extend_from_slice(&self.0.to_le_bytes());
     }
+
+    fn snapshot(&mut self) -> io::Result<SnapshotWriter> {
+        let count = self.0.to_le_bytes();
+        Ok(Box::new(move |to| to.write_all(&count)))
+    }
+
+    fn restore(&mut self, from: &mut dyn io::Read) -> io::Result<()> {
+        let mut count = [0; 8];
+        from.read_exact(&mut count)?;
+        self.0 = u64::from_le_bytes(count);
+        Ok(())
+    }
 }
 
 /// How the cluster is built.
@@ -41,6 +53,8 @@ pub struct Shape {
     pub flush: Flush,
     pub segment_bytes: u64,
     pub max_pending: usize,
+    /// How much goes into the log until the next snapshot, after which segments are used again.
+    pub snapshot_every_bytes: u64,
     /// The state machine has sessions, and the load uses one.
     pub sessions: bool,
 }
@@ -53,6 +67,7 @@ impl Default for Shape {
             flush: Flush::Auto,
             segment_bytes: 64 << 20,
             max_pending: 16 << 10,
+            snapshot_every_bytes: 256 << 20,
             sessions: false,
         }
     }
@@ -86,6 +101,7 @@ impl Cluster {
                     flush: shape.flush,
                     segment_bytes: shape.segment_bytes,
                     max_pending: shape.max_pending,
+                    snapshot_every_bytes: shape.snapshot_every_bytes,
                     ..Config::new(NodeId(id), dir.join(format!("node-{id}")), members.clone())
                 };
                 let node = if shape.sessions {

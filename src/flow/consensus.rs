@@ -400,11 +400,12 @@ impl Brain {
         self.batch.clear();
         self.forwards.clear();
         let taken = propose.drain_while(8 * TURN, |slot| {
-            let spilled = slot
-                .spilled
-                .try_lock()
-                .ok()
-                .and_then(|mut spilled| spilled.take());
+            let mut spilled = None;
+            if slot.is_long
+                && let Ok(mut place) = slot.spilled.try_lock()
+            {
+                spilled = place.take();
+            }
             let command = spilled.as_deref().unwrap_or(&slot.inline);
             let gathered = self.batch.len() + self.forwards.len();
             if gathered > 0
@@ -417,11 +418,6 @@ impl Brain {
                 return Take::Stop;
             }
             let token = Token(slot.token);
-            if let Some(command) = &spilled {
-                self.shared
-                    .spilled_bytes
-                    .fetch_sub(command.len(), Ordering::Relaxed);
-            }
             match slot.ask {
                 Ask::Command | Ask::LeaderCommand | Ask::Query if leads => {
                     self.shared.table.sent(token, term);
@@ -454,6 +450,9 @@ impl Brain {
                         .complete(token, Err(ProposeError::Stopped), &[]);
                 }
                 Ask::Command | Ask::LeaderCommand | Ask::Query => self.refuse(token),
+            }
+            if let Some(buffer) = spilled {
+                self.shared.spill.give_back(buffer);
             }
             Take::Taken
         });

@@ -8,6 +8,7 @@ pub(crate) mod shared;
 pub(crate) mod consensus;
 pub(crate) mod forward;
 pub(crate) mod sizes;
+pub(crate) mod spill;
 
 pub(crate) mod append;
 

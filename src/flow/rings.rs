@@ -72,8 +72,10 @@ pub(crate) struct Proposal {
     pub(crate) token: u64,
     /// The command, when it is not longer than `Config::inline_bytes`: the buffer is as large from the start.
     pub(crate) inline: Vec<u8>,
-    /// A longer command. The lock is never waited for: the writer has the slot before the reader sees it.
-    pub(crate) spilled: Mutex<Option<Box<[u8]>>>,
+    /// The command is longer than that, and in `spilled`.
+    pub(crate) is_long: bool,
+    /// The lock is never waited for: the writer has the slot before the reader sees it.
+    pub(crate) spilled: Mutex<Option<Vec<u8>>>,
 }
 
 impl Proposal {
@@ -82,6 +84,7 @@ impl Proposal {
             ask: Ask::Command,
             token: 0,
             inline: Vec::with_capacity(inline_bytes),
+            is_long: false,
             spilled: Mutex::new(None),
         }
     }

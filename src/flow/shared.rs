@@ -1,6 +1,6 @@
 //! What every handle of a node and every stage of it can see.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ringbuf::{Gauge, Waker};
@@ -10,6 +10,7 @@ use crate::flow::clock::Clock;
 use crate::flow::desk::Desk;
 use crate::flow::hops::Hops;
 use crate::flow::rings::Marks;
+use crate::flow::spill::Spill;
 use crate::pending::Table;
 use crate::status::{PeerStatus, Role, SnapshotStatus};
 use crate::{Config, Fault, NodeId};
@@ -37,7 +38,7 @@ pub(crate) struct Shared {
     /// `term`, and `role << 32 | leader` beside it, for the status and for refusing early.
     pub(crate) term: AtomicU64,
     pub(crate) face: AtomicU64,
-    pub(crate) spilled_bytes: AtomicUsize,
+    pub(crate) spill: Spill,
     pub(crate) peers: Mutex<Vec<PeerStatus>>,
     pub(crate) desk: Desk,
     /// For whoever reads committed entries back; no stage does it by this one.
@@ -89,7 +90,7 @@ impl Shared {
             marks: Marks::default(),
             term: AtomicU64::new(0),
             face: AtomicU64::new(0),
-            spilled_bytes: AtomicUsize::new(0),
+            spill: Spill::new(config.max_spilled_bytes),
             peers: Mutex::new(peers),
             desk,
             reader: Mutex::new(reader),

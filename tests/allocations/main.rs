@@ -90,8 +90,9 @@ fn follower(cluster: &Cluster) -> &Node {
 fn no_entry_costs_an_allocation() {
     let per_stage = Threads::PerStage { cores: Vec::new() };
     for (what, threads, payload, sessions) in [
-        // The longest commands that travel inside their slots; a longer one costs one allocation, on the caller's thread.
+        // The longest commands that travel inside their slots, and such as do not.
         ("shared", Threads::Shared, 256, false),
+        ("long commands", Threads::Shared, 4096, false),
         ("a thread per stage", per_stage, 16, false),
         // Short answers lie in the table of sessions itself.
         ("in a session", Threads::Shared, 16, true),

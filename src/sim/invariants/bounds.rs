@@ -61,7 +61,7 @@ pub(crate) fn memory(node: u64, life: &Life, limits: &crate::Config) -> Verdict 
     if pending > limits.max_pending {
         says("requests pending", pending, limits.max_pending)?;
     }
-    let spilled = life.shared.spilled_bytes.load(Ordering::Relaxed);
+    let spilled = life.shared.spill.waiting();
     if spilled > limits.max_spilled_bytes {
         says("bytes of long commands", spilled, limits.max_spilled_bytes)?;
     }
