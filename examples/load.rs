@@ -2,11 +2,11 @@
 //!
 //! `cargo run --release --example load -- --nodes 3 --payload 16 --inflight 1024 --seconds 10 --json`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use ringraft::{Flush, Threads};
+use ringraft::{Flush, IdleWay, Threads};
 
 #[path = "../benches/three_nodes/mod.rs"]
 mod three_nodes;
@@ -47,6 +47,9 @@ struct Args {
     /// to be in flight.
     #[arg(long)]
     max_pending: Option<usize>,
+    /// Microseconds for which a stage without work looks on before it sleeps.
+    #[arg(long, default_value_t = 50)]
+    grace_us: u64,
     /// Propose on a follower instead of the leader.
     #[arg(long)]
     follower: bool,
@@ -88,6 +91,9 @@ fn main() {
             Plan::Shared => Threads::Shared,
             Plan::PerStage => Threads::PerStage { cores: Vec::new() },
         },
+        idle: IdleWay::Park {
+            grace: Duration::from_micros(args.grace_us),
+        },
         flush: match args.flush {
             Way::Auto => Flush::Auto,
             Way::IoUring => Flush::IoUring,
@@ -103,6 +109,7 @@ fn main() {
     };
     let floor =
         storage::flush_floor(dir.path(), 500).expect("the disk's own flush can be measured");
+    let floor_of_all = floor_of_all(dir.path(), args.nodes);
     let cluster = Cluster::start(dir.path(), &shape);
     let leader = cluster.leader().clone();
     let follower = cluster
@@ -160,6 +167,7 @@ fn main() {
         "cpu_s_per_1k_ops": if done == 0 { None } else { Some((cpu_s / (done as f64 / 1e3) * 1e5).round() / 1e5) },
         "cpu_cores": round(cpu_s / seconds),
         "flush_floor_us": round(floor.as_nanos() as f64 / 1e3),
+        "flush_floor_all_us": round(floor_of_all.as_nanos() as f64 / 1e3),
         "p50_over_floor": round(us(0.5) / (floor.as_nanos() as f64 / 1e3)),
         "rss_mib_start": rss,
         "rss_mib_end": rss_end,
@@ -179,6 +187,27 @@ fn main() {
             println!("{name:20} {value}");
         }
     }
+}
+
+/// The same when as many threads as there are nodes do so at once: all nodes' logs are on this one disk.
+fn floor_of_all(dir: &Path, nodes: u32) -> Duration {
+    let floors = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..nodes)
+            .map(|id| {
+                scope.spawn(move || {
+                    let dir = dir.join(format!("floor-{id}"));
+                    std::fs::create_dir(&dir)?;
+                    storage::flush_floor(dir, 500)
+                })
+            })
+            .collect();
+        let floors = threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic"));
+        floors.collect::<Result<Vec<_>, _>>()
+    });
+    let floors = floors.expect("the disk's own flush can be measured");
+    floors.iter().sum::<Duration>() / nodes
 }
 
 fn round(value: f64) -> f64 {

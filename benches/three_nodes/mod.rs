@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use ringraft::session::{Answer, Limits, MAX_WINDOW, Numbers, Session, Sessions};
 use ringraft::{
-    Batch, Config, Flush, Member, Node, NodeId, Notify, Outbox, ProposeError, Role, SnapshotWriter,
-    StateMachine, Threads,
+    Batch, Config, Flush, IdleWay, Member, Node, NodeId, Notify, Outbox, ProposeError, Role,
+    SnapshotWriter, StateMachine, Threads,
 };
 
 /// Counts what it is given; answers with the count.
@@ -50,6 +50,7 @@ impl StateMachine for Count {
 pub struct Shape {
     pub nodes: u32,
     pub threads: Threads,
+    pub idle: IdleWay,
     pub flush: Flush,
     pub segment_bytes: u64,
     pub max_pending: usize,
@@ -64,6 +65,9 @@ impl Default for Shape {
         Self {
             nodes: 3,
             threads: Threads::Auto,
+            idle: IdleWay::Park {
+                grace: Duration::from_micros(50),
+            },
             flush: Flush::Auto,
             segment_bytes: 64 << 20,
             max_pending: 16 << 10,
@@ -98,6 +102,7 @@ impl Cluster {
                 let config = Config {
                     election_timeout: Duration::from_millis(500),
                     threads: shape.threads.clone(),
+                    idle: shape.idle,
                     flush: shape.flush,
                     segment_bytes: shape.segment_bytes,
                     max_pending: shape.max_pending,
