@@ -24,6 +24,7 @@ use crate::options::Options;
 use crate::plan::{self, Lost, Rules};
 use crate::record::{u32_at, u64_at};
 use crate::recover::{Decision, Found};
+use crate::source::is_medium_error;
 
 pub(crate) const HEAL_NAME: &str = "heal";
 const TEMPORARY_NAME: &str = "heal.tmp";
@@ -385,7 +386,10 @@ pub(crate) fn read_file<D: Dir>(
         return Ok(None);
     }
     let mut bytes = [0; LEN];
-    file.read_at(0, &mut bytes).doing("read", &path)?;
+    match file.read_at(0, &mut bytes) {
+        Err(error) if is_medium_error(&error) => return Ok(None),
+        read => read.doing("read", &path)?,
+    }
     if u64_at(&bytes, 0) != MAGIC || crc32c::crc32c(&bytes[12..]) != u32_at(&bytes, 8) {
         return Ok(None);
     }

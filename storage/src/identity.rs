@@ -13,6 +13,7 @@ use std::path::Path;
 use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File};
 use crate::record::{u32_at, u64_at};
+use crate::source::is_medium_error;
 
 pub(crate) const IDENTITY_NAME: &str = "identity";
 const TEMPORARY_NAME: &str = "identity.tmp";
@@ -96,6 +97,9 @@ impl Identity {
             file.read_at(at, &mut bytes).map_err(|e| match e.kind() {
                 std::io::ErrorKind::UnexpectedEof => {
                     StorageError::corrupt(&path, at, format!("it has only {len} bytes"))
+                }
+                _ if is_medium_error(&e) => {
+                    StorageError::corrupt(&path, at, format!("it cannot be read: {e}"))
                 }
                 _ => StorageError::io("read", &path, e),
             })?;

@@ -74,6 +74,7 @@ mod reset;
 pub mod scrub;
 mod segment;
 pub mod snapshot;
+mod source;
 mod stats;
 mod survey;
 mod truncate;

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::file::{Dir, File, FlushError, FlushOptions, Flusher, LockError, Map};
+use crate::source::PAGE;
 
 /// What a disk writes as a whole or not at all, in bytes.
 const SECTOR: usize = 512;
@@ -118,6 +119,8 @@ struct Node {
     /// Sectors of a running flush, as they were when it began, and the length then.
     flying: BTreeMap<usize, Vec<u8>>,
     flying_len: usize,
+    /// Pages that the medium does not give back, until they are written.
+    unreadable: BTreeSet<u64>,
 }
 
 impl Node {
@@ -132,7 +135,29 @@ impl Node {
             dirty: BTreeSet::new(),
             flying: BTreeMap::new(),
             flying_len: 0,
+            unreadable: BTreeSet::new(),
         }
+    }
+
+    /// Whether one of these bytes is in a page that cannot be read.
+    fn has_hole(&self, bytes: Range<u64>) -> bool {
+        let pages = bytes.start / PAGE..bytes.end.div_ceil(PAGE);
+        !bytes.is_empty() && self.unreadable.range(pages).next().is_some()
+    }
+
+    /// Writes pages: one that is written in part has to be read first, as the page cache does it.
+    fn cover(&mut self, bytes: Range<u64>) -> io::Result<()> {
+        let len = self.len as u64;
+        let first = bytes.start / PAGE * PAGE..bytes.start;
+        let last = bytes.end..bytes.end.next_multiple_of(PAGE).min(len.max(bytes.end));
+        for edge in [first, last].into_iter().filter(|edge| !edge.is_empty()) {
+            if self.has_hole(edge) {
+                return Err(io::Error::from_raw_os_error(5)); // EIO
+            }
+        }
+        let pages = bytes.start / PAGE..bytes.end.div_ceil(PAGE);
+        self.unreadable.retain(|page| !pages.contains(page));
+        Ok(())
     }
 
     fn live_sector(&self, sector: usize) -> &[u8] {
@@ -189,7 +214,9 @@ impl Node {
                 put(&mut image, sector, self.live_sector(sector));
             }
         }
-        Node::new(image, self.grows)
+        let mut left = Node::new(image, self.grows);
+        left.unreadable = self.unreadable.clone();
+        left
     }
 
     /// What was not flushed because a flush failed is gone: reads show what the medium has.
@@ -207,11 +234,16 @@ impl Node {
     }
 }
 
-/// Writes what of this sector lies inside of the image.
-fn put(image: &mut [u8], sector: usize, bytes: &[u8]) {
-    let from = image.len().min(sector * SECTOR);
+/// Writes what of these bytes lies inside of the image.
+fn put_bytes(image: &mut [u8], from: usize, bytes: &[u8]) {
+    let from = image.len().min(from);
     let there = bytes.len().min(image.len() - from);
     image[from..from + there].copy_from_slice(&bytes[..there]);
+}
+
+/// Writes what of this sector lies inside of the image.
+fn put(image: &mut [u8], sector: usize, bytes: &[u8]) {
+    put_bytes(image, sector * SECTOR, bytes);
 }
 
 /// splitmix64: the next of a sequence of numbers which the seed decides.
@@ -337,6 +369,26 @@ impl Memory {
     /// While `fail`, every read of a file answers EIO. Maps can be read all the same.
     pub fn fail_reads(&self, fail: bool) {
         self.world().fail_reads = fail;
+    }
+
+    /// The page of `name` with the byte `at` answers EIO from now on, to reads and to writes of a part of it, until it is
+    /// written as a whole; a power cut does not change that. Maps show zeros there, where a disk would end the process.
+    ///
+    /// # Errors
+    /// There is no such file, or it is shorter.
+    pub fn make_unreadable(&self, name: &str, at: u64) -> io::Result<()> {
+        let node = self.world().node(name)?;
+        let mut node = locked(&node);
+        if at >= node.len as u64 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let page = at / PAGE;
+        node.unreadable.insert(page);
+        let from = (page * PAGE) as usize;
+        let zeros = vec![0; node.len.min(from + PAGE as usize) - from];
+        node.live.write(from, &zeros);
+        put_bytes(&mut node.durable, from, &zeros);
+        Ok(())
     }
 
     /// While `hold`, flushes do not end unless somebody waits for them.
@@ -528,6 +580,7 @@ impl File for MemoryFile {
             world.take_space((end - len) as u64)?;
         }
         let mut node = locked(&self.node);
+        node.cover(offset..end as u64)?;
         if end > len {
             node.grow(end);
         }
@@ -547,6 +600,9 @@ impl File for MemoryFile {
         let (node, at) = (locked(&self.node), offset as usize);
         if at + out.len() > node.len {
             return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if node.has_hole(offset..offset + out.len() as u64) {
+            return Err(io::Error::from_raw_os_error(5)); // EIO
         }
         out.copy_from_slice(node.live.slice(at..at + out.len()));
         Ok(())

@@ -20,6 +20,7 @@ use std::path::Path;
 use crate::error::{Doing, StorageError};
 use crate::file::File;
 use crate::record::{u32_at, u64_at};
+use crate::source::is_medium_error;
 
 /// Where the log keeps it.
 pub(crate) const META_NAME: &str = "meta";
@@ -311,7 +312,11 @@ pub(crate) fn read_slots<F: File>(file: &F) -> Result<[Option<Slot>; 2], Storage
     let mut slots = [None; 2];
     for (number, slot) in (0..).zip(&mut slots) {
         let (mut bytes, at) = ([0; SLOT_LEN], number * SLOT_STEP);
-        file.read_at(at, &mut bytes).doing_at("read", path, at)?;
+        match file.read_at(at, &mut bytes) {
+            // The slot is in a page of its own: the other one does not suffer.
+            Err(error) if is_medium_error(&error) => continue,
+            read => read.doing_at("read", path, at)?,
+        }
         *slot = Slot::decode(&bytes, path)?.filter(|slot| slot.sequence % 2 == number);
     }
     Ok(slots)

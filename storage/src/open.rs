@@ -16,12 +16,12 @@ use crate::meta::{META_LEN, META_NAME, Meta, MetaState};
 use crate::options::Options;
 use crate::peers::{KnownPeers, PEERS_NAME};
 use crate::prepare::{Preparer, Workshop};
-use crate::record;
 use crate::recover::{Decision, Found};
 use crate::repair::{self, Intent, Repaired};
 use crate::reset;
 use crate::segment::{RECORDS_AT, State};
 use crate::snapshot::{self, SnapshotFound};
+use crate::source::{Source, Unsound, fill_holes};
 
 const LOCK_NAME: &str = "LOCK";
 
@@ -95,6 +95,10 @@ pub(crate) fn open<D: Dir>(
     if bad_slot && options.heal {
         // No power failure tears a sector: it may have been the newer one, and a vote in it is forgotten.
         healing.slot_lost()?;
+    }
+    if bad_slot {
+        // Where it cannot be read it could not be written either: a slot is a part of a page.
+        fill_holes(&meta.file, 0..META_LEN)?;
     }
     let flush_meta = |meta: &mut Meta<D::File>| {
         if options.sync {
@@ -280,8 +284,8 @@ fn refuse_orphans<D: Dir>(dir: &D, names: &[String]) -> Result<(), StorageError>
         }
         let name = format!("log/{name}");
         let (header, file) = repair::open_segment(dir, &name)?;
-        let map = file.map().doing("map", file.path())?;
-        let holds_record = record::decode(map.slice(RECORDS_AT as usize..map.len())).is_ok();
+        let first = Source::new(file, header.len).record(RECORDS_AT)?.map(drop);
+        let holds_record = !matches!(first, Err(Unsound::Bytes(_)));
         if header.state == State::InUse && (header.base > 1 || holds_record) {
             return orphan(&format!("{name} holds records"));
         }

@@ -21,6 +21,7 @@ use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File};
 use crate::identity::Copies;
 use crate::record::{u32_at, u64_at};
+use crate::source::is_medium_error;
 
 pub(crate) const PEERS_NAME: &str = "peers";
 const TEMPORARY_NAME: &str = "peers.tmp";
@@ -187,6 +188,7 @@ fn read_copy<F: File>(file: &F, path: &Path, at: u64) -> Result<List, StorageErr
         Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
             return damaged("it is shorter than such a file");
         }
+        Err(e) if is_medium_error(&e) => return damaged(&format!("it cannot be read: {e}")),
         Err(e) => return Err(StorageError::io("read", path, e)),
     }
     if u64_at(&bytes, 0) != MAGIC || crc32c::crc32c(&bytes[12..]) != u32_at(&bytes, 8) {

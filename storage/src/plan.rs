@@ -18,11 +18,12 @@ use crate::evidence::{Behind, behind, marks};
 use crate::file::{Dir, File};
 use crate::heal::Wound;
 use crate::identity::Identity;
-use crate::mark::{MARK_LEN, Mark, MarkKind, is_zero};
+use crate::mark::{MARK_LEN, MarkKind};
 use crate::meta::META_NAME;
 use crate::record::{self, RecordError};
 use crate::recover::{Action, Decision, Found};
 use crate::segment::RECORDS_AT;
+use crate::source::Unsound;
 use crate::survey::{Candidate, Survey, survey};
 
 /// A truncation that was begun, as the meta file tells.
@@ -96,6 +97,8 @@ pub(crate) struct Walk {
     pub(crate) term: u64,
     pub(crate) time_us: u64,
     pub(crate) why: String,
+    /// It ended at a place that the disk does not give back.
+    pub(crate) unreadable: bool,
 }
 
 /// The log as it reads from one segment on.
@@ -158,7 +161,7 @@ pub(crate) fn look<D: Dir>(
                 detail: format!("the log begins with record {base}; what comes before is missing"),
             },
         };
-        let behind = behind(&survey, 0, RECORDS_AT, incarnation);
+        let behind = behind(&survey, 0, RECORDS_AT, incarnation)?;
         return Ok(anew(survey, rules, Some(wound), behind));
     }
 
@@ -167,7 +170,7 @@ pub(crate) fn look<D: Dir>(
         let reading = read(dir, incarnation, &survey, start, intent, rules)?;
         let behind = match (reading.sound_mark, &reading.end) {
             (Some(_), _) if survey.broken.is_empty() => Behind::default(),
-            _ => behind(&survey, reading.ending, reading.at.offset, incarnation),
+            _ => behind(&survey, reading.ending, reading.at.offset, incarnation)?,
         };
         if !matches!(reading.end, End::Damaged { .. }) || reading.at.next > covered {
             break (reading, behind);
@@ -212,7 +215,7 @@ pub(crate) fn look<D: Dir>(
     }
     let last_seq = survey.candidates[ending].header.seq;
     for broken in std::mem::take(&mut survey.broken) {
-        let in_use = broken.seq > last_seq && broken.held(&end, &at, incarnation);
+        let in_use = broken.seq > last_seq && broken.held(&end, &at, incarnation)?;
         let offset = broken.offset;
         let found = Found::SegmentDamaged { offset, in_use };
         survey
@@ -303,14 +306,15 @@ fn read<D: Dir>(
     let end = loop {
         let candidate = &candidates[i];
         at = walk(candidate, at, limit, &mut term_runs)?;
-        let bytes = candidate.rest(at.offset);
-        let mark = Mark::decode(bytes, candidate.header.seq, incarnation)
+        let mut source = candidate.source();
+        let mark = source
+            .mark(at.offset, candidate.header.seq, incarnation)?
             .filter(|mark| mark.end_index == at.next - 1);
         if at.next > limit {
             // A copy is torn only by the write that follows the intent, which clears it, and by then
             // nothing was left behind it. If there is something, the truncation was over long ago, the
             // copy that said so went bad, and what stands there was promised since.
-            let goes_on = record::decode(bytes).is_ok() || i + 1 < candidates.len();
+            let goes_on = source.record(at.offset)?.is_ok() || i + 1 < candidates.len();
             if goes_on && intent.is_some_and(|intent| intent.alone) {
                 if rules.heal {
                     return read(dir, incarnation, survey, start, None, rules);
@@ -337,7 +341,7 @@ fn read<D: Dir>(
             continue;
         }
         if let (Some(mark), None) = (mark, next) {
-            let leftovers = !is_zero(&bytes[MARK_LEN..]);
+            let leftovers = !source.is_zero_from(at.offset + MARK_LEN as u64)?;
             let found = Found::Tail {
                 first,
                 last,
@@ -352,9 +356,11 @@ fn read<D: Dir>(
         {
             at.why = format!("the next segment begins with {}", next.header.base);
         }
-        let flushed = marks(survey, i, at.offset, incarnation).flushed.min(limit);
+        let flushed = marks(survey, i, at.offset, incarnation)?.flushed.min(limit);
         let (index, offset) = (at.next, at.offset);
-        if index > flushed {
+        // A power failure leaves a sector as it was or as it shall be, and readable. So one that is not is no torn end:
+        // nothing says any more what was promised there.
+        if index > flushed && !at.unreadable {
             decisions.push(Decision::new(
                 &*candidate.name,
                 Found::Torn { index, offset },
@@ -383,10 +389,11 @@ fn read<D: Dir>(
             false => Decision::new(&*candidate.name, found),
         };
         if decision.action == Action::Refuse {
-            let detail = format!(
-                "the log had been durable up to {flushed}, but record {index} is not there: {}",
-                at.why
-            );
+            let durable = match index > flushed {
+                true => "whether it had been durable is not known, but".to_owned(),
+                false => format!("the log had been durable up to {flushed}, but"),
+            };
+            let detail = format!("{durable} record {index} is not there: {}", at.why);
             let path = candidate.file.path().into();
             return Err(StorageError::Corrupt {
                 path,
@@ -433,13 +440,13 @@ fn no_segment<D: Dir>(
     };
     let mut behind = Behind::default();
     for broken in &survey.broken {
-        broken.look(identity.incarnation, &mut behind);
+        broken.look(identity.incarnation, &mut behind)?;
     }
     Ok(anew(survey, rules, wound, behind))
 }
 
 /// Nothing of the log can be kept: it begins anew, behind the snapshot where there is one.
-fn anew<F>(survey: Survey<F>, rules: Rules, wound: Option<Wound>, behind: Behind) -> Plan<F> {
+fn anew<F: File>(survey: Survey<F>, rules: Rules, wound: Option<Wound>, behind: Behind) -> Plan<F> {
     let (covered, prev_term) = rules.snapshot.unwrap_or((0, 0));
     let Survey {
         candidates,
@@ -502,14 +509,15 @@ fn walk<F: File>(
     term_runs: &mut Vec<(u64, u64)>,
 ) -> Result<Walk, StorageError> {
     let view = &candidate.view;
+    let mut source = candidate.source();
     let mut at = Walk {
         offset: RECORDS_AT,
         why: String::new(),
+        unreadable: false,
         ..from
     };
     while at.next <= limit {
-        let bytes = candidate.rest(at.offset);
-        let header = match record::decode(bytes) {
+        let header = match source.record(at.offset)? {
             Ok((record, len))
                 if record.header.index == at.next && record.header.term >= at.term =>
             {
@@ -522,15 +530,18 @@ fn walk<F: File>(
                 at.why = format!("record {index} of term {term} is in its place");
                 break;
             }
-            Err(RecordError::Version(found)) if record::u64_at(bytes, 8) == at.next => {
-                let (found, supported) = (found.into(), record::VERSION.into());
-                return Err(StorageError::Version {
-                    path: candidate.file.path().into(),
-                    found,
-                    supported,
-                });
-            }
             Err(error) => {
+                if let Unsound::Bytes(RecordError::Version(found)) = error
+                    && record::u64_at(source.bytes(at.offset, record::HEADER_LEN)?, 8) == at.next
+                {
+                    let (found, supported) = (found.into(), record::VERSION.into());
+                    return Err(StorageError::Version {
+                        path: candidate.file.path().into(),
+                        found,
+                        supported,
+                    });
+                }
+                at.unreadable = matches!(error, Unsound::Unreadable(_));
                 at.why = error.to_string();
                 break;
             }

@@ -12,6 +12,7 @@ use crate::file::{Dir, File};
 use crate::heal::Healing;
 use crate::identity::Identity;
 use crate::mark::{MARK_LEN, Mark, MarkKind, is_zero};
+use crate::source::{PAGE, Source, patch};
 use crate::options::Options;
 pub(crate) use crate::plan::Intent;
 use crate::plan::{self, Plan, Rules};
@@ -106,7 +107,7 @@ pub(crate) fn recover<D: Dir>(
             seq: view.seq,
             incarnation: identity.incarnation,
         };
-        write(file, seal.offset, &mark.encode())?;
+        patch(file, seal.offset, &mark.encode())?;
     }
     let tail = segments.back().expect("the plan keeps one");
     let mark = |flushed_index| Mark {
@@ -117,7 +118,7 @@ pub(crate) fn recover<D: Dir>(
         incarnation: identity.incarnation,
     };
     if sound_mark.is_none() {
-        write(&tail.file, at.offset, &mark(seen).encode())?;
+        patch(&tail.file, at.offset, &mark(seen).encode())?;
     }
     let behind = at.offset + MARK_LEN as u64;
     erase(&tail.view, &tail.file, behind, intent.is_some())?;
@@ -158,6 +159,7 @@ fn renew<F: File>(
     last: u64,
 ) -> Result<(), StorageError> {
     const CHUNK: usize = 256 << 10;
+    let mut bytes = Vec::new();
     for (number, Segment { view, file, .. }) in segments.iter().enumerate() {
         let end_index = segments
             .get(number + 1)
@@ -182,8 +184,9 @@ fn renew<F: File>(
         let mut at = from;
         while at < end {
             let next = (at + CHUNK).min(end);
-            // A copy, for the source of the write is a map of the place that it goes to.
-            let bytes = view.map.slice(at..next).to_vec();
+            bytes.resize(next - at, 0);
+            file.read_at(at as u64, &mut bytes)
+                .doing_at("read", file.path(), at as u64)?;
             write(file, at as u64, &bytes)?;
             at = next;
         }
@@ -192,14 +195,19 @@ fn renew<F: File>(
 }
 
 /// Writes zeros over what is not zero in `from..`, or over `all` of it: an erasure that was begun may be in the page
-/// cache only (see [`renew`]).
+/// cache only (see [`renew`]). What cannot be read counts as not zero, and can be read and written again afterwards:
+/// the log will go on in there.
 fn erase<F: File>(view: &View, file: &F, from: u64, all: bool) -> Result<(), StorageError> {
-    const CHUNK: usize = 64 * 1024;
-    let (mut at, end) = (from as usize, view.map.len());
+    const CHUNK: u64 = 64 * 1024;
+    let (mut at, end) = (from, view.map.len() as u64);
+    let mut source = Source::new(file.clone(), end);
     while at < end {
-        let next = (at + CHUNK).min(end);
-        if all || !is_zero(view.map.slice(at..next)) {
-            write(file, at as u64, &[0; CHUNK][..next - at])?;
+        // To the border of a page: none is written in part that is not known.
+        let next = ((at + CHUNK) / PAGE * PAGE).min(end);
+        let len = (next - at) as usize;
+        let zero = is_zero(&source.bytes(at, len)?[..len]);
+        if all || !zero || source.hole(at..next).is_some() {
+            patch(file, at, &[0; CHUNK as usize][..len])?;
         }
         at = next;
     }

@@ -25,10 +25,10 @@ use crate::log::Log;
 use crate::mark::{Mark, MarkKind};
 use crate::meta::{META_NAME, MetaState};
 use crate::prepare::{Segment, Spare, Workshop};
-use crate::record;
 use crate::repair::{self, Loaded};
 use crate::segment::{RECORDS_AT, SegmentHeader, State, segment_name};
 use crate::snapshot::Survey;
+use crate::source::{Source, Unsound};
 
 impl<D: Dir> Log<D> {
     /// Replaces the whole log by an empty one: the next record is `index + 1`, behind a record of `term`. Durable when it
@@ -224,8 +224,8 @@ pub(crate) fn goes_on_behind<D: Dir>(
         let (header, file) = repair::open_segment(dir, &name)?;
         let begins = (header.base, header.prev_term) == (index + 1, term);
         if header.state == State::InUse && begins {
-            let map = file.map().doing("map", file.path())?;
-            return Ok(record::decode(map.slice(RECORDS_AT as usize..map.len())).is_ok());
+            let first = Source::new(file, header.len).record(RECORDS_AT)?.map(drop);
+            return Ok(!matches!(first, Err(Unsound::Bytes(_))));
         }
     }
     Ok(false)

@@ -7,13 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Doing, StorageError};
-use crate::file::{Dir, File, Map};
+use crate::file::{Dir, File};
 use crate::identity::Identity;
 use crate::mark::MARK_LEN;
 use crate::recover::{Decision, Found};
 use crate::segment::{
     RECORDS_AT, SEGMENT_HEADER_LEN, SegmentHeader, SparseIndex, State, View, segment_name,
 };
+use crate::source::{Source, is_medium_error};
 
 /// No log gets here; and what is below can be counted up from without looking.
 pub(crate) const MAX_INDEX: u64 = 1 << 62;
@@ -27,33 +28,30 @@ pub(crate) struct Candidate<F> {
     pub(crate) file: F,
 }
 
-impl<F> Candidate<F> {
-    /// Its bytes from `offset` on.
-    pub(crate) fn rest(&self, offset: u64) -> &[u8] {
-        self.view.map.slice(offset as usize..self.view.map.len())
+impl<F: File> Candidate<F> {
+    /// Its bytes, from the file: a place of the map that the disk does not give back would end the process.
+    pub(crate) fn source(&self) -> Source<F> {
+        Source::new(self.file.clone(), self.header.len)
     }
 }
 
 /// A segment file whose header does not say what it is.
 #[derive(Debug)]
-pub(crate) struct Broken {
+pub(crate) struct Broken<F> {
     pub(crate) name: String,
     /// As its name says.
     pub(crate) seq: u64,
-    /// `None` when the file is empty.
-    map: Option<Map>,
+    file: F,
+    len: u64,
     /// What is wrong, and where.
     pub(crate) offset: u64,
     pub(crate) detail: String,
 }
 
-impl Broken {
-    /// Where its records are, or were.
-    pub(crate) fn records(&self) -> &[u8] {
-        match &self.map {
-            Some(map) if map.len() as u64 > RECORDS_AT => map.slice(RECORDS_AT as usize..map.len()),
-            _ => &[],
-        }
+impl<F: File> Broken<F> {
+    /// Its bytes; the records are in there from [`RECORDS_AT`] on, or were.
+    pub(crate) fn source(&self) -> Source<F> {
+        Source::new(self.file.clone(), self.len)
     }
 }
 
@@ -63,7 +61,7 @@ pub(crate) struct Survey<F> {
     /// The segments in use, in the order of use.
     pub(crate) candidates: Vec<Candidate<F>>,
     /// Only when the log may be healed.
-    pub(crate) broken: Vec<Broken>,
+    pub(crate) broken: Vec<Broken<F>>,
     pub(crate) to_remove: Vec<String>,
     pub(crate) decisions: Vec<Decision>,
     /// The number of the next segment.
@@ -104,14 +102,12 @@ pub(crate) fn survey<D: Dir>(
                 found.next_seq = found.next_seq.max(seq + 1);
                 let path = dir.path(&full);
                 let file = dir.open(&full).doing("open", &path)?;
-                let map = match file.length().doing("read the length of", &path)? {
-                    0 => None,
-                    _ => Some(file.map().doing("map", &path)?),
-                };
+                let len = file.length().doing("read the length of", &path)?;
                 found.broken.push(Broken {
                     name: full,
                     seq,
-                    map,
+                    file,
+                    len,
                     offset,
                     detail,
                 });
@@ -215,6 +211,12 @@ pub(crate) fn open_segment<D: Dir>(
         return Err(StorageError::corrupt(&path, 0, detail));
     }
     let mut bytes = [0; SEGMENT_HEADER_LEN];
-    file.read_at(0, &mut bytes).doing_at("read", &path, 0)?;
+    match file.read_at(0, &mut bytes) {
+        Err(error) if is_medium_error(&error) => {
+            let detail = format!("the segment header cannot be read: {error}");
+            return Err(StorageError::corrupt(&path, 0, detail));
+        }
+        read => read.doing_at("read", &path, 0)?,
+    }
     Ok((SegmentHeader::decode(&bytes, &path, len)?, file))
 }

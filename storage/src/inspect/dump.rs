@@ -6,9 +6,10 @@ use super::segment::Bad;
 use crate::error::{Doing, StorageError};
 use crate::evidence::Intact;
 use crate::file::{Dir, File};
-use crate::mark::Mark;
-use crate::record::{self, Record, RecordError};
+use crate::mark::{MARK_LEN, Mark};
+use crate::record::{Record, RecordError};
 use crate::segment::{RECORDS_AT, State};
+use crate::source::{Source, Unsound};
 use crate::survey::{MAX_INDEX, open_segment, seq_of};
 
 /// What was come upon.
@@ -58,73 +59,68 @@ pub fn dump<D: Dir>(
         };
         let file = dir.open(&name).doing("open", &dir.path(&name))?;
         let len = file.length().doing("read the length of", file.path())?;
-        let map = match len > RECORDS_AT {
-            true => Some(file.map().doing("map", file.path())?),
-            false => None,
-        };
-        let bytes = map
-            .as_ref()
-            .map_or(&[][..], |map| map.slice(RECORDS_AT as usize..map.len()));
-        if segment(&name, bytes, base, &indexes, visit).is_break() {
+        let mut source = Source::new(file, len);
+        if segment(&name, &mut source, base, &indexes, visit)?.is_break() {
             break;
         }
     }
     Ok(())
 }
 
-fn segment(
+fn segment<F: File>(
     file: &str,
-    bytes: &[u8],
+    source: &mut Source<F>,
     base: Result<u64, (u64, String)>,
     indexes: &RangeInclusive<u64>,
     visit: &mut dyn FnMut(Dumped<'_>) -> ControlFlow<()>,
-) -> ControlFlow<()> {
-    let mut at = 0;
+) -> Result<ControlFlow<()>, StorageError> {
+    let mut at = RECORDS_AT;
     let (wrong, next) = match base {
         Ok(base) => {
             let mut next = base;
             loop {
-                let rest = &bytes[at..];
-                match record::decode(rest) {
+                let (detail, is_end) = match source.record(at)? {
                     Ok((record, len)) if record.header.index == next => {
-                        if indexes.contains(&next) {
-                            let offset = RECORDS_AT + at as u64;
-                            visit(Dumped::Record {
-                                file,
-                                offset,
-                                record,
-                                behind_damage: false,
-                            })?;
+                        let dumped = Dumped::Record {
+                            file,
+                            offset: at,
+                            record,
+                            behind_damage: false,
+                        };
+                        if indexes.contains(&next) && visit(dumped).is_break() {
+                            return Ok(ControlFlow::Break(()));
                         }
-                        (at, next) = (at + len, next + 1);
+                        (at, next) = (at + len as u64, next + 1);
+                        continue;
                     }
-                    _ if Mark::looks_like(rest) => return ControlFlow::Continue(()),
-                    Err(RecordError::Empty | RecordError::Short { .. })
-                        if Intact::new(rest, next).next().is_none() =>
-                    {
-                        return ControlFlow::Continue(());
+                    Ok((found, _)) => {
+                        let index = found.header.index;
+                        (format!("record {index} is in its place"), false)
                     }
-                    found => {
-                        let detail = match found {
-                            Ok((found, _)) => {
-                                format!("record {} is in its place", found.header.index)
-                            }
-                            Err(error) => error.to_string(),
-                        };
-                        let (offset, index) = (RECORDS_AT + at as u64, Some(next));
-                        let bad = Bad {
-                            offset,
-                            index,
-                            detail,
-                        };
-                        break (bad, next);
+                    Err(error) => {
+                        let ends = RecordError::Empty;
+                        let ends = error == Unsound::Bytes(ends)
+                            || matches!(error, Unsound::Bytes(RecordError::Short { .. }));
+                        (error.to_string(), ends)
                     }
+                };
+                if Mark::looks_like(source.bytes(at, MARK_LEN)?)
+                    || is_end && Intact::new(source, at, next).next()?.is_none()
+                {
+                    return Ok(ControlFlow::Continue(()));
                 }
+                let bad = Bad {
+                    offset: at,
+                    index: Some(next),
+                    detail,
+                };
+                break (bad, next);
             }
         }
         Err((offset, detail)) => {
             // Its first record tells the rest; without it nothing does.
-            let next = record::decode(bytes).map_or(MAX_INDEX, |(first, _)| first.header.index);
+            let first = source.record(at)?;
+            let next = first.map_or(MAX_INDEX, |(first, _)| first.header.index);
             let bad = Bad {
                 offset,
                 index: None,
@@ -134,18 +130,22 @@ fn segment(
         }
     };
     if next <= *indexes.end() || wrong.index.is_none() {
-        visit(Dumped::Bad { file, bad: wrong })?;
-    }
-    for (ahead, record) in Intact::new(&bytes[at..], next) {
-        if indexes.contains(&record.header.index) {
-            let offset = RECORDS_AT + (at + ahead) as u64;
-            visit(Dumped::Record {
-                file,
-                offset,
-                record,
-                behind_damage: true,
-            })?;
+        let said = visit(Dumped::Bad { file, bad: wrong });
+        if said.is_break() {
+            return Ok(said);
         }
     }
-    ControlFlow::Continue(())
+    let mut intact = Intact::new(source, at, next);
+    while let Some((offset, record)) = intact.next()? {
+        let dumped = Dumped::Record {
+            file,
+            offset,
+            record,
+            behind_damage: true,
+        };
+        if indexes.contains(&record.header.index) && visit(dumped).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
 }

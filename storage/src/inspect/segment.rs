@@ -2,10 +2,11 @@
 
 use crate::error::{Doing, StorageError};
 use crate::evidence::Intact;
-use crate::file::{Dir, File, Map};
-use crate::mark::{MARK_LEN, Mark, MarkKind, is_zero};
+use crate::file::{Dir, File};
+use crate::mark::{MARK_LEN, MarkKind};
 use crate::record;
 use crate::segment::{RECORDS_AT, SEGMENT_HEADER_LEN, SegmentHeader, State};
+use crate::source::Source;
 use crate::survey::{MAX_INDEX, open_segment, seq_of};
 
 /// What a file in `log/` is.
@@ -155,13 +156,13 @@ fn one<D: Dir>(
     if file_bytes < RECORDS_AT + SEGMENT_HEADER_LEN as u64 {
         return Ok(report);
     }
-    let map = opened.map().doing("map", &path)?;
+    let mut source = Source::new(opened, file_bytes);
     match header {
-        Some(header) => report.read(&map, &header, seq, incarnation),
+        Some(header) => report.read(&mut source, &header, seq, incarnation)?,
         None => {
-            let bytes = map.slice(RECORDS_AT as usize..map.len());
-            if let Ok((first, _)) = record::decode(bytes) {
-                report.intact_behind = highest(bytes, first.header.index);
+            let first = source.record(RECORDS_AT)?;
+            if let Ok(first) = first.map(|(first, _)| first.header.index) {
+                report.intact_behind = highest(&mut source, RECORDS_AT, first)?;
             }
         }
     }
@@ -169,11 +170,17 @@ fn one<D: Dir>(
 }
 
 impl SegmentReport {
-    fn read(&mut self, map: &Map, header: &SegmentHeader, seq: u64, incarnation: Option<u64>) {
+    fn read<F: File>(
+        &mut self,
+        source: &mut Source<F>,
+        header: &SegmentHeader,
+        seq: u64,
+        incarnation: Option<u64>,
+    ) -> Result<(), StorageError> {
         (self.base, self.prev_term) = (header.base, header.prev_term);
         if header.state == State::Spare {
             self.state = SegmentState::Spare;
-            return;
+            return Ok(());
         }
         self.state = SegmentState::InUse;
         if header.seq != seq {
@@ -186,7 +193,7 @@ impl SegmentReport {
                 index: None,
                 detail,
             });
-            return;
+            return Ok(());
         }
         if !(1..MAX_INDEX).contains(&self.base) {
             let detail = format!("begins with record {}, which is no index", self.base);
@@ -195,11 +202,11 @@ impl SegmentReport {
                 index: None,
                 detail,
             });
-            return;
+            return Ok(());
         }
-        let (mut at, mut next, mut term) = (RECORDS_AT as usize, self.base, self.prev_term);
+        let (mut at, mut next, mut term) = (RECORDS_AT, self.base, self.prev_term);
         let why = loop {
-            match record::decode(map.slice(at..map.len())) {
+            match source.record(at)? {
                 Ok((record, len)) if record.header.index == next && record.header.term >= term => {
                     if self
                         .term_runs
@@ -208,7 +215,7 @@ impl SegmentReport {
                     {
                         self.term_runs.push((record.header.term, next));
                     }
-                    (at, next, term) = (at + len, next + 1, record.header.term);
+                    (at, next, term) = (at + len as u64, next + 1, record.header.term);
                 }
                 Ok((record, _)) => {
                     let record::Header { index, term, .. } = record.header;
@@ -217,11 +224,13 @@ impl SegmentReport {
                 Err(error) => break error.to_string(),
             }
         };
-        let rest = map.slice(at..map.len());
         self.last = next - 1;
-        self.end_offset = at as u64;
-        self.record_bytes = at as u64 - RECORDS_AT;
-        let mark = incarnation.and_then(|of| Mark::decode(rest, seq, of));
+        self.end_offset = at;
+        self.record_bytes = at - RECORDS_AT;
+        let mark = match incarnation {
+            Some(of) => source.mark(at, seq, of)?,
+            None => None,
+        };
         let mark = mark.filter(|mark| mark.end_index == self.last);
         self.mark = mark.map(|mark| MarkSeen {
             seal: mark.kind == MarkKind::Seal,
@@ -229,22 +238,26 @@ impl SegmentReport {
             flushed_index: mark.flushed_index,
         });
         match mark {
-            Some(_) => self.leftovers = !is_zero(&rest[MARK_LEN..]),
+            Some(_) => self.leftovers = !source.is_zero_from(at + MARK_LEN as u64)?,
             None => {
-                self.leftovers = !is_zero(rest);
-                self.intact_behind = highest(rest, next);
+                self.leftovers = !source.is_zero_from(at)?;
+                self.intact_behind = highest(source, at, next)?;
                 self.bad = Some(Bad {
-                    offset: at as u64,
+                    offset: at,
                     index: Some(next),
                     detail: why,
                 });
             }
         }
+        Ok(())
     }
 }
 
 /// The highest index of an intact record.
-fn highest(bytes: &[u8], base: u64) -> u64 {
-    let indexes = Intact::new(bytes, base).map(|(_, record)| record.header.index);
-    indexes.max().unwrap_or(0)
+fn highest<F: File>(source: &mut Source<F>, from: u64, base: u64) -> Result<u64, StorageError> {
+    let (mut intact, mut highest) = (Intact::new(source, from, base), 0);
+    while let Some((_, record)) = intact.next()? {
+        highest = highest.max(record.header.index);
+    }
+    Ok(highest)
 }
