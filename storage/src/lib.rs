@@ -12,7 +12,7 @@
 //! - [`snapshot`]: whole states in files of their own, so that the front of the log can go.
 //! - [`recover`]: what a stop can leave behind, and what is done about it.
 //! - [`inspect`]: the same, looked at without changing anything.
-//! - [`scrub`]: reads what is on the disk again, in the background.
+//! - [`scrub`]: reads what is on the disk again, in the background; [`mend`]: puts back what that found bad.
 //! - [`mod@file`]: the door to the medium, with [`disk`] and [`memory`] behind it.
 //! - [`probe`]: what the disk itself costs.
 //!
@@ -59,6 +59,7 @@ pub mod inspect;
 mod log;
 mod mark;
 pub mod memory;
+pub mod mend;
 mod meta;
 mod open;
 mod options;

@@ -176,6 +176,7 @@ impl<D: Dir> Workshop<D> {
     }
 
     fn try_retire(&mut self, segment: Segment<D::File>) -> Result<(), StorageError> {
+        segment.view.lease.leave();
         if segment.view.map.len() as u64 != self.segment_bytes {
             return self.remove(&segment);
         }

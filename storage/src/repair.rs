@@ -12,13 +12,13 @@ use crate::file::{Dir, File};
 use crate::heal::Healing;
 use crate::identity::Identity;
 use crate::mark::{MARK_LEN, Mark, MarkKind, is_zero};
-use crate::source::{PAGE, Source, patch};
 use crate::options::Options;
 pub(crate) use crate::plan::Intent;
 use crate::plan::{self, Plan, Rules};
 use crate::prepare::Segment;
 use crate::recover::Decision;
 use crate::segment::View;
+use crate::source::{PAGE, Source, patch};
 pub(crate) use crate::survey::open_segment;
 
 /// The log as found, ready to go on.

@@ -15,10 +15,13 @@ use std::sync::Arc;
 use crate::error::StorageError;
 use crate::file::{Dir, File};
 use crate::heal::Wound;
+use crate::identity::Identity;
 use crate::log::Log;
+use crate::mend::{Mend, Place};
 use crate::reader::Reader;
 use crate::record::{self, HEADER_LEN, RecordError};
-use crate::segment::{RECORDS_AT, SEGMENT_HEADER_LEN, SegmentHeader, State, View, segment_name};
+use crate::segment::{SEGMENT_HEADER_LEN, SegmentHeader, State, View, segment_name};
+use crate::source::{Source, is_medium_error};
 
 /// Bytes read at once, at most.
 const BUFFER: usize = 256 << 10;
@@ -32,6 +35,10 @@ pub struct Scrub<D: Dir> {
     next: u64,
     open: Option<Open<D::File>>,
     buffer: Vec<u8>,
+    /// What the last step found bad.
+    found: Option<Place>,
+    identity: Identity,
+    sync: bool,
 }
 
 /// The segment that is being read. Holding its view keeps the file from being used again.
@@ -39,6 +46,8 @@ pub struct Scrub<D: Dir> {
 struct Open<F> {
     view: Arc<View>,
     file: F,
+    /// Truncations, when the records before this index were read, and where they end.
+    seen: Option<(u64, u64, u64)>,
 }
 
 /// What a step came to.
@@ -49,10 +58,11 @@ pub struct Progress {
     pub upto: u64,
     /// Bytes read in this step.
     pub bytes: u64,
-    /// A place that is bad. What follows in the same segment is not looked at in this pass.
+    /// A place that is bad. What follows in the same segment is not looked at in this pass, unless it is mended
+    /// ([`Scrub::mend`]) and read again ([`Scrub::again`]).
     ///
-    /// The node must not vouch for the record any more. What heals it is a start with [`crate::Options::heal`]: it cuts
-    /// the log off there and has the rest sent again.
+    /// The node must not vouch for the record before that. A start with [`crate::Options::heal`] heals it too: it cuts the
+    /// log off there and has the rest sent again.
     pub bad: Option<Wound>,
     /// The pass is over; the next step begins another one at the front.
     pub finished: bool,
@@ -67,6 +77,9 @@ impl<D: Dir> Log<D> {
             next: 0,
             open: None,
             buffer: Vec::new(),
+            found: None,
+            identity: self.identity,
+            sync: self.options.sync,
         }
     }
 }
@@ -75,6 +88,8 @@ impl<D: Dir> Log<D> {
 enum Wrong {
     /// The file's bytes.
     Bytes { offset: u64, detail: String },
+    /// The header of the segment is bad.
+    Header { offset: u64, detail: String },
     /// It is not where it was: the log has changed.
     Moved,
 }
@@ -83,6 +98,7 @@ impl<D: Dir> Scrub<D> {
     /// Reads on, about `max_bytes` far, and at least one record.
     pub fn step(&mut self, max_bytes: u64) -> Progress {
         let mut progress = Progress::default();
+        self.found = None;
         let Some(first) = self.reader.first() else {
             return progress;
         };
@@ -106,14 +122,26 @@ impl<D: Dir> Scrub<D> {
             }
             let most = max_bytes.saturating_sub(progress.bytes);
             let found = self.enter(&view, behind.is_some());
-            match found.and_then(|()| self.read(limit, most)) {
+            match found.and_then(|()| self.read(limit, most, truncations)) {
                 Ok((next, bytes)) => {
                     self.next = next;
                     progress.bytes += bytes;
                 }
                 Err(Wrong::Moved) => break,
-                Err(Wrong::Bytes { offset, detail }) => {
+                Err(wrong @ (Wrong::Bytes { .. } | Wrong::Header { .. })) => {
+                    let is_header = matches!(wrong, Wrong::Header { .. });
+                    let (Wrong::Bytes { offset, detail } | Wrong::Header { offset, detail }) =
+                        wrong
+                    else {
+                        unreachable!("one of the two")
+                    };
                     if self.is_bad(&view, truncations) {
+                        self.found = Some(Place {
+                            view: view.clone(),
+                            offset: (!is_header).then_some(offset),
+                            index: self.next,
+                            closed_by: behind.map(|behind| behind.base - 1),
+                        });
                         progress.bad = Some(Wound {
                             file: segment_name(view.seq),
                             offset,
@@ -153,9 +181,9 @@ impl<D: Dir> Scrub<D> {
             return Ok(());
         }
         let at = |offset| {
-            move |error: io::Error| Wrong::Bytes {
+            move |error: io::Error| Wrong::Header {
                 offset,
-                detail: error.to_string(),
+                detail: format!("it cannot be read: {error}"),
             }
         };
         let name = segment_name(view.seq);
@@ -177,44 +205,83 @@ impl<D: Dir> Scrub<D> {
                     "the header is not that of a segment that begins with record {}: {header:?}",
                     view.base
                 );
-                return Err(Wrong::Bytes { offset: 0, detail });
+                return Err(Wrong::Header { offset: 0, detail });
             }
             Err(StorageError::Corrupt { offset, detail, .. }) => {
-                return Err(Wrong::Bytes { offset, detail });
+                return Err(Wrong::Header { offset, detail });
             }
             Err(error) => {
                 let detail = error.to_string();
-                return Err(Wrong::Bytes { offset: 12, detail });
+                return Err(Wrong::Header { offset: 12, detail });
             }
         }
         self.open = Some(Open {
             view: view.clone(),
             file,
+            seen: None,
         });
         Ok(())
     }
 
     /// Verifies records from `next` to at most `limit`, as many as one buffer holds, and says where it stopped and how
     /// many bytes that took.
-    fn read(&mut self, limit: u64, max_bytes: u64) -> Result<(u64, u64), Wrong> {
-        let Some(Open { view, file }) = &self.open else {
+    fn read(&mut self, limit: u64, max_bytes: u64, truncations: u64) -> Result<(u64, u64), Wrong> {
+        let start = self.seek(truncations)?;
+        let read = self.read_from(start, limit, max_bytes);
+        if let (Some(open), Ok((next, bytes))) = (&mut self.open, &read) {
+            open.seen = Some((truncations, *next, start + bytes));
+        }
+        read
+    }
+
+    /// Where the next record begins. That is known from the one before, or follows from the lengths of some of those
+    /// before it, which are read from the file too.
+    fn seek(&mut self, truncations: u64) -> Result<u64, Wrong> {
+        let Some(Open { view, file, seen }) = &self.open else {
             return Err(Wrong::Moved);
         };
-        let start = match view.seek(self.next, u64::MAX) {
-            Some((found, offset)) if found == self.next && offset >= RECORDS_AT => offset,
-            _ => return Err(self.lost()),
+        let next = self.next;
+        if let Some((_, _, end)) = seen.filter(|seen| (seen.0, seen.1) == (truncations, next)) {
+            return Ok(end);
+        }
+        let (mut index, mut offset) = view.floor(next, u64::MAX);
+        let len = view.map.len() as u64;
+        while index < next {
+            let mut head = [0; 16];
+            let read = match offset + HEADER_LEN as u64 <= len {
+                true => file.read_at(offset, &mut head),
+                false => Err(io::ErrorKind::UnexpectedEof.into()),
+            };
+            let detail = match read {
+                Ok(()) if record::u64_at(&head, 8) == index => {
+                    offset += record::encoded_len(record::u32_at(&head, 4) as usize) as u64;
+                    index += 1;
+                    continue;
+                }
+                Ok(()) => format!("record {} is in its place", record::u64_at(&head, 8)),
+                Err(error) => format!("it cannot be read: {error}"),
+            };
+            self.next = index;
+            return Err(Wrong::Bytes { offset, detail });
+        }
+        Ok(offset)
+    }
+
+    /// The same, from `start` on.
+    fn read_from(&mut self, start: u64, limit: u64, max_bytes: u64) -> Result<(u64, u64), Wrong> {
+        let Some(Open { view, file, .. }) = &self.open else {
+            return Err(Wrong::Moved);
         };
         let len = view.map.len() as u64;
-        let want = (max_bytes.clamp(4096, BUFFER as u64)).min(len - start) as usize;
+        let want = (max_bytes.clamp(4096, BUFFER as u64)).min(len.saturating_sub(start)) as usize;
         self.buffer.resize(want, 0);
-        let unread = |offset| {
-            move |error: io::Error| Wrong::Bytes {
-                offset,
-                detail: format!("it cannot be read: {error}"),
+        if let Err(error) = file.read_at(start, &mut self.buffer) {
+            if !is_medium_error(&error) {
+                let detail = format!("it cannot be read: {error}");
+                return self.wrong(self.next, start, detail);
             }
-        };
-        file.read_at(start, &mut self.buffer)
-            .map_err(unread(start))?;
+            return self.read_around(start, limit, want as u64);
+        }
         let (mut next, mut at) = (self.next, 0);
         while next <= limit {
             let offset = start + at as u64;
@@ -240,6 +307,31 @@ impl<D: Dir> Scrub<D> {
             }
         }
         Ok((next, at as u64))
+    }
+
+    /// The same, where one of the next `want` bytes cannot be read: which record that is about is to be told.
+    fn read_around(&mut self, start: u64, limit: u64, want: u64) -> Result<(u64, u64), Wrong> {
+        let Some(Open { view, file, .. }) = &self.open else {
+            return Err(Wrong::Moved);
+        };
+        let mut source = Source::new(file.clone(), view.map.len() as u64);
+        let (mut next, mut offset) = (self.next, start);
+        while next <= limit && offset < start + want {
+            let failed = |error: StorageError| Wrong::Bytes {
+                offset,
+                detail: error.to_string(),
+            };
+            let detail = match source.record(offset).map_err(failed)? {
+                Ok((record, len)) if record.header.index == next => {
+                    (next, offset) = (next + 1, offset + len as u64);
+                    continue;
+                }
+                Ok((record, _)) => format!("record {} is in its place", record.header.index),
+                Err(unsound) => unsound.to_string(),
+            };
+            return self.wrong(next, offset, detail);
+        }
+        Ok((next, offset - start))
     }
 
     /// Verifies a record that is longer than the buffer, piece by piece.
@@ -279,13 +371,18 @@ impl<D: Dir> Scrub<D> {
         Err(Wrong::Bytes { offset, detail })
     }
 
-    /// Where a record begins follows from the lengths of those before it, as the map shows them.
-    fn lost(&self) -> Wrong {
-        let offset = RECORDS_AT;
-        let detail = format!(
-            "record {} is not to be found behind those before it",
-            self.next
-        );
-        Wrong::Bytes { offset, detail }
+    /// A hand for what the last step found bad, if that can be put back in its place: a record up to `applied`, which is
+    /// the same on every node that has it, or the header of a segment behind which the log goes on.
+    pub fn mend(&mut self, applied: u64) -> Option<Mend<D>> {
+        let place = self.found.take()?;
+        let file = self.dir.open(&segment_name(place.view.seq)).ok()?;
+        let (identity, sync) = (self.identity, self.sync);
+        Mend::new(place, file, self.reader.clone(), applied, identity, sync)
+    }
+
+    /// Reads on from this record, in this pass.
+    pub fn again(&mut self, index: u64) {
+        self.next = index;
+        self.open = None;
     }
 }

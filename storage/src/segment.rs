@@ -9,8 +9,8 @@
 //! records of a segment begin with index `base` and have no gap; bytes behind the mark mean nothing.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::StorageError;
 use crate::file::Map;
@@ -150,7 +150,31 @@ pub(crate) struct View {
     pub(crate) map: Map,
     pub(crate) index: SparseIndex,
     /// Shared by all views of one segment: the file may be used again when only one is left.
-    pub(crate) lease: Arc<()>,
+    pub(crate) lease: Arc<Lease>,
+}
+
+/// Whether a segment is a part of the log. When it leaves, its header becomes a spare's; should one that found the header
+/// bad write it anew at that moment, a segment in front of a gap would be in use again. So the two exclude each other.
+#[derive(Debug, Default)]
+pub(crate) struct Lease {
+    has_left: Mutex<bool>,
+}
+
+impl Lease {
+    /// The segment leaves the log: its header is written by nobody else from now on.
+    pub(crate) fn leave(&self) {
+        *self.locked() = true;
+    }
+
+    /// Does `work` if the segment is a part of the log; it does not leave meanwhile.
+    pub(crate) fn while_in_use<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let has_left = self.locked();
+        (!*has_left).then(work)
+    }
+
+    fn locked(&self) -> MutexGuard<'_, bool> {
+        self.has_left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// For each block of the file, the first record that begins in it or behind it.
@@ -242,19 +266,7 @@ impl View {
         if index_limit < self.base || offset_limit < RECORDS_AT {
             return None;
         }
-        let rel_limit = index_limit - self.base;
-        let filled = self.index.filled.load(Ordering::Acquire);
-        let below = self.index.entries[..filled].partition_point(|entry| {
-            let (rel, offset) = unpack(entry);
-            rel <= rel_limit && offset <= offset_limit
-        });
-        let (mut index, mut offset) = match below {
-            0 => (self.base, RECORDS_AT),
-            n => {
-                let (rel, offset) = unpack(&self.index.entries[n - 1]);
-                (self.base + rel, offset)
-            }
-        };
+        let (mut index, mut offset) = self.floor(index_limit, offset_limit);
         while index < index_limit {
             let next = self.after(index, offset)?;
             if next > offset_limit {
@@ -263,6 +275,24 @@ impl View {
             (index, offset) = (index + 1, next);
         }
         Some((index, offset))
+    }
+
+    /// The last border with `index <= index_limit` and `offset <= offset_limit` that is known without a look at the
+    /// bytes; the front of the segment when there is none.
+    pub(crate) fn floor(&self, index_limit: u64, offset_limit: u64) -> (u64, u64) {
+        let rel_limit = index_limit.saturating_sub(self.base);
+        let filled = self.index.filled.load(Ordering::Acquire);
+        let below = self.index.entries[..filled].partition_point(|entry| {
+            let (rel, offset) = unpack(entry);
+            rel <= rel_limit && offset <= offset_limit
+        });
+        match below {
+            0 => (self.base, RECORDS_AT),
+            n => {
+                let (rel, offset) = unpack(&self.index.entries[n - 1]);
+                (self.base + rel, offset)
+            }
+        }
     }
 
     /// Where the record behind `index`, which begins at `offset`, begins.

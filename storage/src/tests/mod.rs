@@ -12,6 +12,7 @@ mod rot;
 mod scrub;
 mod snapshot;
 mod truncate;
+mod unreadable;
 
 use crate::file::Dir;
 use crate::record::{Header, Records, encode_into};
