@@ -155,9 +155,9 @@ impl<D: Dir> Mend<D> {
         self.place.offset.map(|offset| Want {
             first: self.next,
             last: self.last,
-            // What cannot be read is a page, and the records in it.
+            // What cannot be read is a page, and the records in it; the last one may end behind it.
             bytes: match self.got.is_empty() {
-                true => (offset + 1).next_multiple_of(PAGE) - offset,
+                true => (offset + 1).next_multiple_of(PAGE) - offset + PAGE,
                 false => MORE_BYTES,
             },
         })

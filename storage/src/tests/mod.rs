@@ -4,6 +4,7 @@ mod anew;
 mod append;
 mod faults;
 mod inspect;
+mod mend;
 mod model;
 mod purge;
 mod recovery;
