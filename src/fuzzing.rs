@@ -1,5 +1,8 @@
 //! A way into messages and the pure core for the fuzz targets of `fuzz/targets`; not part of the interface.
 
+use storage::mend::NotGiven;
+
+use crate::flow::transfer::Parcel;
 use crate::raft::{Append, Core, Membership, Message, Outcome, Output, Restored, Settings, Sizes};
 use crate::wire::{self, Frame, Head};
 
@@ -26,7 +29,10 @@ pub fn reread(kind: u8, head: &[u8]) -> Option<Reread> {
             (kind, head.as_ref().to_vec())
         }
         Frame::Forward { term, origin } => (kind, wire::forward(term, origin).as_ref().to_vec()),
-        Frame::Snapshot(parcel) => (kind, wire::parcel(parcel).as_ref().to_vec()),
+        Frame::Parcel(parcel) => {
+            let (kind, head) = wire::parcel(parcel);
+            (kind, head.as_ref().to_vec())
+        }
         Frame::Refused => (kind, wire::forward(0, 0).as_ref().to_vec()),
     };
     Some(Reread { kind, head, text })
@@ -101,7 +107,20 @@ pub fn message_heads() -> Vec<(u8, Vec<u8>)> {
     });
     let forward = wire::forward(term, 1).as_ref().to_vec();
     let proposals = [wire::FORWARD, wire::REFUSED].map(|kind| (kind, forward.clone()));
-    heads.chain(proposals).collect()
+    let (first, last, bytes) = (7, 9, 8192);
+    let records = [
+        Parcel::WantRecords { first, last, bytes },
+        Parcel::GiveRecords { first, last },
+        Parcel::NoRecords {
+            first,
+            why: NotGiven::Purged,
+        },
+    ];
+    let records = records.map(|parcel| {
+        let (kind, head) = wire::parcel(parcel);
+        (kind, head.as_ref().to_vec())
+    });
+    heads.chain(proposals).chain(records).collect()
 }
 
 /// What the core of a node wants done.

@@ -82,7 +82,9 @@ pub use node::{Consistency, Driver, Node};
 pub use pending::{Pending, Reply};
 pub use ringbuf::Notify;
 pub use session::{Session, Sessions};
-pub use status::{HopStatus, PeerStatus, RingStatus, Role, SnapshotStatus, Status, TransferStatus};
+pub use status::{
+    HopStatus, PeerStatus, Repairs, RingStatus, Role, SnapshotStatus, Status, TransferStatus,
+};
 
 /// A place in the log; the first entry has 1.
 pub type Index = u64;

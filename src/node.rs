@@ -316,6 +316,7 @@ impl Node {
             hops: shared.hops.status(),
             snapshot: shared.snapshots().clone(),
             healing: shared.healing.load(Ordering::Acquire),
+            repairs: shared.repairs().clone(),
             error: shared.fault(),
         }
     }

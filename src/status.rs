@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use storage::SnapshotId;
+use storage::recover::{Action, Found};
+use storage::{Recovered, SnapshotId};
 
 use crate::{Fault, Index, NodeId, Term};
 
@@ -71,6 +72,8 @@ pub struct Status {
     pub snapshot: SnapshotStatus,
     /// Whether it lost records that it had acknowledged, and gets them back from its peers: until then it has no vote.
     pub healing: bool,
+    /// What was found bad on its disk since its process began, and what was done about it.
+    pub repairs: Repairs,
     /// Why it stopped promising, when it did.
     pub error: Option<Fault>,
 }
@@ -115,6 +118,56 @@ pub struct SnapshotStatus {
     pub trouble: Option<String>,
     /// What was last found bad on the disk, in the log or in a snapshot.
     pub rot: Option<String>,
+}
+
+/// What a node has found bad on its disk, and what was done about it: by its start, and since then by reading again in the
+/// background ([`Config::scrub_every`](crate::Config::scrub_every)).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Repairs {
+    /// Files or copies that the start wrote anew from what was sound beside them.
+    pub mended_at_start: u64,
+    /// Torn ends of the log that it cut off: nobody had been told of what was in them.
+    pub cut_at_start: u64,
+    /// Files that it put under another name: snapshots that were bad.
+    pub set_aside_at_start: u64,
+    /// Places behind which it gave up what had been promised, to get it back from the peers; see [`Status::healing`].
+    pub healed_at_start: u64,
+    /// Places that were found bad while the node ran.
+    pub found: u64,
+    /// Of them, those that were put right in their place: with a peer's bytes of the records, or a header from memory.
+    pub mended: u64,
+    /// The last of all these, in words.
+    pub last: Option<String>,
+}
+
+impl Repairs {
+    pub(crate) fn of_a_start(recovered: &Recovered) -> Self {
+        let mut repairs = Self::default();
+        // What weighs more is told last, and stays.
+        let mut told = Vec::new();
+        for decision in &recovered.decisions {
+            let (count, weight) = match (decision.action, &decision.found) {
+                (Action::Mend, _) | (_, Found::MetaSlotTorn) => (&mut repairs.mended_at_start, 1),
+                (Action::Cut, Found::Torn { .. }) => (&mut repairs.cut_at_start, 0),
+                (Action::SetAside, _) => (&mut repairs.set_aside_at_start, 2),
+                (Action::Heal, _) => (&mut repairs.healed_at_start, 3),
+                (Action::Remove, Found::SegmentDamaged { .. } | Found::GivenUp) => {
+                    (&mut repairs.healed_at_start, 3)
+                }
+                _ => continue,
+            };
+            *count += 1;
+            told.push((weight, decision.to_string()));
+        }
+        if let Some(wound) = recovered.heal.iter().flat_map(|heal| &heal.wounds).last() {
+            let text = format!("{wound}; it is fetched again from the peers");
+            told.push((4, text));
+        }
+        let last = told.into_iter().max_by_key(|(weight, _)| *weight);
+        repairs.last = last.map(|(_, text)| format!("at the start: {text}"));
+        repairs
+    }
 }
 
 /// A snapshot on its way.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use storage::SnapshotId;
+use storage::mend::NotGiven;
 
 use crate::Member;
 use crate::flow::transfer::Parcel;
@@ -32,6 +33,8 @@ const LEASE_PROMISE: u8 = 21;
 
 /// What is said about snapshots, and their parts.
 pub(crate) const SNAPSHOT: u8 = 11;
+/// What is said about records that a node has lost, and the records.
+pub(crate) const RECORDS: u8 = 12;
 
 /// The longest that an embedder may attach to a follower's answers.
 pub(crate) const MAX_ATTACHED: usize = 64;
@@ -162,9 +165,27 @@ pub(crate) fn forward(term: u64, origin: u64) -> Head {
     head
 }
 
-/// The head of what is said about a snapshot.
-pub(crate) fn parcel(parcel: Parcel) -> Head {
+/// Kind and head of what is said about a snapshot, or about lost records.
+pub(crate) fn parcel(parcel: Parcel) -> (u8, Head) {
+    let mut head = Head::default();
     let (step, id, offset) = match parcel {
+        Parcel::WantRecords { first, last, bytes } => {
+            head.u64s([0, first, last, bytes]);
+            return (RECORDS, head);
+        }
+        Parcel::GiveRecords { first, last } => {
+            head.u64s([1, first, last, 0]);
+            return (RECORDS, head);
+        }
+        Parcel::NoRecords { first, why } => {
+            let why = match why {
+                NotGiven::Purged => 0,
+                NotGiven::Ahead => 1,
+                NotGiven::Bad => 2,
+            };
+            head.u64s([2, first, 0, why]);
+            return (RECORDS, head);
+        }
         Parcel::Offer { id } => (0, id, 0),
         Parcel::Want { id, offset } => (1, id, offset),
         Parcel::Chunk { id, offset } => (2, id, offset),
@@ -173,10 +194,33 @@ pub(crate) fn parcel(parcel: Parcel) -> Head {
         Parcel::Busy { id } => (5, id, 0),
         Parcel::Refused { id } => (6, id, 0),
     };
-    let mut head = Head::default();
     let digest = u64::from(id.digest);
     head.u64s([step, id.index, id.term, id.bytes, digest, offset]);
-    head
+    (SNAPSHOT, head)
+}
+
+fn decode_records(head: &[u8]) -> Result<Parcel, HeadError> {
+    let kind = RECORDS;
+    let [step, first, last, value] = exactly(kind, head)?;
+    let impossible = Err(HeadError::Value { kind });
+    // No record has such an index, and the one behind the last can be counted.
+    if first == 0 || last == u64::MAX {
+        return impossible;
+    }
+    Ok(match (step, last, value) {
+        (0, last, bytes) if last >= first => Parcel::WantRecords { first, last, bytes },
+        (1, last, 0) if last >= first => Parcel::GiveRecords { first, last },
+        (2, 0, why) => Parcel::NoRecords {
+            first,
+            why: match why {
+                0 => NotGiven::Purged,
+                1 => NotGiven::Ahead,
+                2 => NotGiven::Bad,
+                _ => return impossible,
+            },
+        },
+        _ => return impossible,
+    })
 }
 
 fn decode_parcel(head: &[u8]) -> Result<Parcel, HeadError> {
@@ -227,7 +271,7 @@ pub(crate) enum Frame<'a> {
         origin: u64,
     },
     Refused,
-    Snapshot(Parcel),
+    Parcel(Parcel),
 }
 
 /// Why a head is none that this version knows.
@@ -360,7 +404,8 @@ pub(crate) fn decode(kind: u8, head: &[u8]) -> Result<Frame<'_>, HeadError> {
             let [_, _] = exactly(kind, head)?;
             return Ok(Frame::Refused);
         }
-        SNAPSHOT => return decode_parcel(head).map(Frame::Snapshot),
+        SNAPSHOT => return decode_parcel(head).map(Frame::Parcel),
+        RECORDS => return decode_records(head).map(Frame::Parcel),
         other => return Err(HeadError::Kind(other)),
     };
     Ok(Frame::Message {
@@ -504,9 +549,40 @@ mod tests {
             Parcel::Busy { id },
             Parcel::Refused { id },
         ] {
-            let head = parcel(what);
-            assert_eq!(decode(SNAPSHOT, head.as_ref()), Ok(Frame::Snapshot(what)));
+            let (kind, head) = parcel(what);
+            assert_eq!(kind, SNAPSHOT);
+            assert_eq!(decode(kind, head.as_ref()), Ok(Frame::Parcel(what)));
         }
+        let (first, last, bytes) = (5, 7, 1 << 40);
+        let mut records = vec![
+            Parcel::WantRecords { first, last, bytes },
+            Parcel::GiveRecords { first, last },
+        ];
+        for why in [NotGiven::Purged, NotGiven::Ahead, NotGiven::Bad] {
+            records.push(Parcel::NoRecords { first, why });
+        }
+        for what in records {
+            let (kind, head) = parcel(what);
+            assert_eq!(kind, RECORDS);
+            assert_eq!(decode(kind, head.as_ref()), Ok(Frame::Parcel(what)));
+        }
+    }
+
+    #[test]
+    fn a_request_for_records_that_cannot_be_is_refused() {
+        let none = |values| {
+            let mut head = Head::default();
+            head.u64s::<4>(values);
+            let found = decode(RECORDS, head.as_ref());
+            assert_eq!(found, Err(HeadError::Value { kind: RECORDS }), "{values:?}");
+        };
+        none([0, 0, 5, 1]);
+        none([0, 6, 5, 1]);
+        none([0, 6, u64::MAX, 1]);
+        none([1, 5, 7, 1]);
+        none([2, 5, 0, 3]);
+        none([2, 5, 1, 0]);
+        none([3, 5, 7, 0]);
     }
 
     #[test]

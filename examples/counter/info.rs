@@ -171,6 +171,16 @@ fn snapshot(status: &Status, out: &mut String) -> std::fmt::Result {
     if let Some(rot) = &snapshot.rot {
         writeln!(out, "rot:{}\r", one_line(rot))?;
     }
+    let repairs = &status.repairs;
+    writeln!(out, "start_mended:{}\r", repairs.mended_at_start)?;
+    writeln!(out, "start_cut:{}\r", repairs.cut_at_start)?;
+    writeln!(out, "start_set_aside:{}\r", repairs.set_aside_at_start)?;
+    writeln!(out, "start_healed:{}\r", repairs.healed_at_start)?;
+    writeln!(out, "rot_found:{}\r", repairs.found)?;
+    writeln!(out, "rot_mended:{}\r", repairs.mended)?;
+    if let Some(last) = &repairs.last {
+        writeln!(out, "repair_last:{}\r", one_line(last))?;
+    }
     writeln!(out, "log_first:{}\r", status.first)?;
     writeln!(out, "healing:{}\r", u8::from(status.healing))
 }

@@ -376,6 +376,12 @@ impl Apply {
                 } else {
                     self.occasion.past(self.applied, now_us);
                 }
+                if caller.is_none() && self.shared.snapshots().rot.is_some() {
+                    tracing::warn!(
+                        node = self.shared.id.0,
+                        "no snapshot can take the place of what was found bad ({error}): restart the node, and it gets it from its peers"
+                    );
+                }
                 self.shared.desk.unwant();
                 self.shared.snapshots().failed(self.applied, &error);
                 if let Some(caller) = caller {

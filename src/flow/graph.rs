@@ -16,6 +16,7 @@ use crate::flow::begin::begin;
 use crate::flow::clock::{Clock, micros};
 use crate::flow::consensus::{Consensus, Inputs, Rings};
 use crate::flow::desk::Desk;
+use crate::flow::errand::Errand;
 use crate::flow::hops::Hops;
 use crate::flow::link::{GroupLink, Link};
 use crate::flow::occasion::Occasion;
@@ -35,7 +36,7 @@ use crate::flow::transfer::{self, CHUNK_BYTES, Parcel, Transfer};
 use crate::node::resolve;
 use crate::pending::Table;
 use crate::raft::{self, Core, Membership, Message};
-use crate::{Config, Flush, StartError, StateMachine, Threads};
+use crate::{Config, Flush, Repairs, StartError, StateMachine, Threads};
 
 /// Slots of the rings whose size follows from what their stages do, not from the embedder's load.
 #[derive(Clone, Copy, Debug)]
@@ -219,16 +220,19 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         Arc::new(Hops::new(clock.clone())),
     ));
     let desk = Desk::new(wakers.saver.clone(), wakers.apply.clone());
+    let errand = Errand::new(wakers.saver.clone(), wakers.transfer.clone());
     let shared = Arc::new(Shared::new(
         config,
         nonce as u32,
         clock,
         table.clone(),
         desk,
+        errand,
         log.reader(),
         replaces,
     ));
 
+    *shared.repairs() = Repairs::of_a_start(&recovered);
     let is_healing = recovered.heal.is_some();
     shared.healing.store(is_healing, Ordering::Relaxed);
 
@@ -452,6 +456,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
     );
     let transfer = Transfer::new(
         snapshots,
+        log.donor(),
         shared.clone(),
         transfer::Inputs {
             wanted: asked,

@@ -23,6 +23,7 @@ pub(crate) mod reply;
 pub(crate) mod waiting;
 
 pub(crate) mod desk;
+pub(crate) mod errand;
 pub(crate) mod saver;
 pub(crate) mod scrubber;
 pub(crate) mod transfer;

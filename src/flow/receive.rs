@@ -200,7 +200,7 @@ impl Inbound {
                 self.bulk(peer, InBulkKind::Forward { term, origin }, body)
             }
             Ok(wire::Frame::Refused) => self.bulk(peer, InBulkKind::Refused, body),
-            Ok(wire::Frame::Snapshot(parcel)) => {
+            Ok(wire::Frame::Parcel(parcel)) => {
                 // Never put on hold: a heartbeat may stand behind it. What there is no room for is asked for again.
                 let _ = self.transfer.try_send(|slot| {
                     slot.from = peer;

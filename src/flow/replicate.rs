@@ -18,7 +18,6 @@ use crate::flow::link::Link;
 use crate::flow::receive::Inbound;
 use crate::flow::rings::{Bulk, SendBulk, SendSmall, SendTransfer};
 use crate::flow::shared::Shared;
-use crate::flow::transfer::Parcel;
 use crate::pending::Token;
 use crate::raft::{Append, Message};
 use crate::wire;
@@ -204,16 +203,16 @@ impl Outbound {
     fn transfer(&mut self, link: &mut impl Link) -> usize {
         let Self { transfer, pool, .. } = self;
         transfer.drain(TURN, |slot| {
-            let head = wire::parcel(slot.parcel);
-            let (lane, body) = match slot.parcel {
-                Parcel::Chunk { .. } => {
+            let (kind, head) = wire::parcel(slot.parcel);
+            let (lane, body) = match slot.parcel.is_bulk() {
+                true => {
                     let body = pooled(pool, &slot.bytes);
                     (Lane::Bulk, Some(Body::Pooled(body)))
                 }
-                _ => (Lane::Small, None),
+                false => (Lane::Small, None),
             };
             // Down and Full: whatever is lost is offered or wanted again.
-            let _ = link.send(slot.to, lane, wire::SNAPSHOT, head.as_ref(), body);
+            let _ = link.send(slot.to, lane, kind, head.as_ref(), body);
         })
     }
 

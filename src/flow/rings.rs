@@ -268,6 +268,19 @@ pub(crate) struct Marks {
     pub(crate) flushed_entries: CachePadded<AtomicU64>,
 }
 
+impl Marks {
+    /// The log holds these entries, if it is not damaged, and they are the same on every node that has them. While a snapshot
+    /// is about to take the place of the log, what stands in it may be another leader's.
+    pub(crate) fn certain(&self) -> u64 {
+        let applied = self.applied.load(Ordering::Acquire);
+        let restore = self.restore.load(Ordering::Acquire);
+        match restore > 0 && self.first.load(Ordering::Acquire) <= restore {
+            true => 0,
+            false => applied.min(self.committed.load(Ordering::Acquire)),
+        }
+    }
+}
+
 /// Moves a mark that only its one writer moves.
 pub(crate) fn advance(mark: &AtomicU64, to: u64) {
     mark.store(to, Ordering::Release);

@@ -20,7 +20,7 @@ use storage::{SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, Snapshots}
 
 use crate::flow::desk::{Job, Returned};
 use crate::flow::rings::advance;
-use crate::flow::scrubber::{Rot, Scrubber};
+use crate::flow::scrubber::{News, Rot, Scrubber};
 use crate::flow::shared::{Shared, Stop};
 use crate::fsm::SnapshotWriter;
 use crate::pending::Token;
@@ -90,21 +90,37 @@ impl<D: Dir> Saver<D> {
     }
 
     fn scrub(&mut self, now_us: u64) -> usize {
-        if now_us < self.scrubber.due_us() {
+        let is_due = now_us >= self.scrubber.due_us();
+        if !is_due && !(self.scrubber.is_mending() && self.shared.errand.is_answered()) {
             return 0;
         }
-        if let Some(Rot { upto, what }) = self.scrubber.step(now_us) {
-            let node = self.shared.id.0;
-            tracing::error!(
-                node,
-                "{what}; a snapshot takes its place, or restart the node and it gets it from its peers"
-            );
-            self.shared.snapshots().rot = Some(what);
-            self.rotten = self.rotten.max(upto);
-            if self.snapshots.newest().is_some_and(|id| id.index >= upto) {
-                self.settle();
-            } else {
-                self.shared.desk.want();
+        let node = self.shared.id.0;
+        match self.scrubber.step(now_us, &self.shared) {
+            None => {}
+            Some(News::Found(what)) => {
+                tracing::error!(node, "{what}; the peers are asked for it");
+                self.shared.snapshots().rot = Some(what);
+            }
+            Some(News::Mended(what)) => {
+                tracing::warn!(node, "mended: {what}");
+                self.shared.snapshots().rot = None;
+                let mut repairs = self.shared.repairs();
+                repairs.mended += 1;
+                repairs.last = Some(format!("mended: {what}"));
+            }
+            Some(News::Rot(Rot { upto, what })) => {
+                tracing::error!(
+                    node,
+                    "{what}; a snapshot takes its place, or restart the node and it gets it from its peers"
+                );
+                self.shared.repairs().last = Some(what.clone());
+                self.shared.snapshots().rot = Some(what);
+                self.rotten = self.rotten.max(upto);
+                if self.snapshots.newest().is_some_and(|id| id.index >= upto) {
+                    self.settle();
+                } else {
+                    self.shared.desk.want();
+                }
             }
         }
         1
@@ -115,7 +131,9 @@ impl<D: Dir> Saver<D> {
     }
 
     pub(crate) fn has_work(&self) -> bool {
-        !self.begun || self.shared.desk.has_jobs()
+        !self.begun
+            || self.shared.desk.has_jobs()
+            || self.scrubber.is_mending() && self.shared.errand.is_answered()
     }
 
     fn take(&mut self, meta: &SnapshotMeta, writer: SnapshotWriter) -> io::Result<SnapshotId> {

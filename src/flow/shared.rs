@@ -8,12 +8,13 @@ use storage::Reader;
 
 use crate::flow::clock::Clock;
 use crate::flow::desk::Desk;
+use crate::flow::errand::Errand;
 use crate::flow::hops::Hops;
 use crate::flow::rings::Marks;
 use crate::flow::spill::Spill;
 use crate::pending::Table;
 use crate::status::{PeerStatus, Role, SnapshotStatus};
-use crate::{Config, Fault, NodeId};
+use crate::{Config, Fault, NodeId, Repairs};
 
 /// How far a node is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) spill: Spill,
     pub(crate) peers: Mutex<Vec<PeerStatus>>,
     pub(crate) desk: Desk,
+    pub(crate) errand: Errand,
+    repairs: Mutex<Repairs>,
     /// For whoever reads committed entries back; no stage does it by this one.
     reader: Mutex<Reader>,
     snapshots: Mutex<SnapshotStatus>,
@@ -64,6 +67,7 @@ impl Shared {
         clock: Clock,
         table: Arc<Table>,
         desk: Desk,
+        errand: Errand,
         reader: Reader,
         replaces: Arc<AtomicBool>,
     ) -> Self {
@@ -93,6 +97,8 @@ impl Shared {
             spill: Spill::new(config.max_spilled_bytes),
             peers: Mutex::new(peers),
             desk,
+            errand,
+            repairs: Mutex::default(),
             reader: Mutex::new(reader),
             snapshots: Mutex::default(),
             healing: AtomicBool::new(false),
@@ -117,6 +123,11 @@ impl Shared {
         self.snapshots
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was found bad on the disk and put right, for the status.
+    pub(crate) fn repairs(&self) -> MutexGuard<'_, Repairs> {
+        self.repairs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn set_gauges(&self, gauges: Vec<Gauge>) {

@@ -22,14 +22,17 @@
 //! connection back: what there is no room for is lost, and asked for again.
 
 mod receiving;
+mod records;
 mod sending;
 
 use std::sync::Arc;
 
 use ringbuf::{Receiver, Sender, Take};
+use storage::mend::{Donor, NotGiven};
 use storage::{Dir, SnapshotId, Snapshots};
 
 use self::receiving::Receiving;
+use self::records::Records;
 use self::sending::Sending;
 use crate::Config;
 use crate::flow::clock::micros;
@@ -45,7 +48,7 @@ const MIN_CHUNKS: usize = 4;
 /// Parcels that one turn takes at the most.
 const TURN: usize = 64;
 
-/// What nodes say to each other about snapshots; a chunk's bytes go beside it.
+/// What nodes say to each other about snapshots, and about records that one has lost; the bytes of both go beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Parcel {
     /// The leader would send this one.
@@ -62,6 +65,19 @@ pub(crate) enum Parcel {
     Busy { id: SnapshotId },
     /// It could not be taken in; the follower's status says why.
     Refused { id: SnapshotId },
+    /// The records from `first` to at most `last` are bad here: about so many bytes of them, and one at least.
+    WantRecords { first: u64, last: u64, bytes: u64 },
+    /// Here they are.
+    GiveRecords { first: u64, last: u64 },
+    /// They are not to be had here.
+    NoRecords { first: u64, why: NotGiven },
+}
+
+impl Parcel {
+    /// Whether bytes go beside it, on the bulk lane.
+    pub(crate) fn is_bulk(self) -> bool {
+        matches!(self, Parcel::Chunk { .. } | Parcel::GiveRecords { .. })
+    }
 }
 
 pub(crate) struct Inputs {
@@ -89,6 +105,8 @@ struct Times {
     repeat_us: u64,
     /// And after so long, it is given up.
     give_up_us: u64,
+    /// Who has not given records in this time is not waited for.
+    records_us: u64,
 }
 
 pub(crate) struct Transfer<D: Dir> {
@@ -96,11 +114,13 @@ pub(crate) struct Transfer<D: Dir> {
     tools: Tools<D>,
     sending: Sending<D>,
     receiving: Receiving<D>,
+    records: Records<D>,
 }
 
 impl<D: Dir> Transfer<D> {
     pub(crate) fn new(
         snapshots: Snapshots<D>,
+        donor: Donor<D>,
         shared: Arc<Shared>,
         inputs: Inputs,
         send: Sender<SendTransfer>,
@@ -110,6 +130,7 @@ impl<D: Dir> Transfer<D> {
         let times = Times {
             repeat_us: micros(config.election_timeout) / 2,
             give_up_us: micros(config.election_timeout * 10),
+            records_us: micros(config.election_timeout * 2),
         };
         let tools = Tools {
             snapshots,
@@ -127,6 +148,7 @@ impl<D: Dir> Transfer<D> {
             tools,
             sending: Sending::default(),
             receiving: Receiving::default(),
+            records: Records::new(donor),
         }
     }
 
@@ -137,6 +159,7 @@ impl<D: Dir> Transfer<D> {
             tools,
             sending,
             receiving,
+            records,
         } = self;
         let mut work = inputs.wanted.drain_while(TURN, |wanted| {
             if !tools.has_room() {
@@ -154,10 +177,17 @@ impl<D: Dir> Transfer<D> {
                 Parcel::Chunk { id, offset } => {
                     receiving.chunk(tools, now_us, slot.from, id, offset, &slot.bytes);
                 }
+                Parcel::WantRecords { first, last, bytes } => {
+                    records.wanted(tools, slot.from, (first, last, bytes));
+                }
+                said @ (Parcel::GiveRecords { .. } | Parcel::NoRecords { .. }) => {
+                    records.answered(tools, now_us, slot.from, said, &slot.bytes);
+                }
                 answer => sending.answered(tools, now_us, slot.from, answer),
             }
             Take::Taken
         });
+        work += records.turn(tools, now_us);
         work += receiving.turn(tools);
         work += sending.turn(tools, now_us);
         if work > 0 {
@@ -173,12 +203,14 @@ impl<D: Dir> Transfer<D> {
         self.tools.has_room()
             && (!self.inputs.wanted.is_empty()
                 || !self.inputs.parcels.is_empty()
+                || self.records.has_work(&self.tools)
                 || self.receiving.has_work(&self.tools)
                 || self.sending.has_work(&self.tools, now_us))
     }
 
     pub(crate) fn deadline_us(&self) -> u64 {
-        self.sending.deadline_us(&self.tools)
+        let records_us = self.records.deadline_us();
+        self.sending.deadline_us(&self.tools).min(records_us)
     }
 }
 
