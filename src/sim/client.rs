@@ -1,34 +1,49 @@
 //! The clients: they ask without waiting for answers, by every way that a node has, and remember what they saw.
 //!
-//! Each answer is held against the ledger as it comes, and the whole history is checked for linearizability in the end:
-//! what reads by round, by lease and through the log have seen. A read that may be a little old must have what had been
-//! answered so long before it was asked, by the true time.
-//! Calls and returns are numbered events: no two are at the same moment.
+//! Each answer is held against the ledger as it comes, and the whole history is checked for linearizability in the end: what
+//! was done, and what reads by round, by lease and through the log have seen. All of these stand in the log at or behind what
+//! had been answered before they were asked, which is looked at as well. A read that may be a little old must have what had been
+//! answered so long before it was asked, by the true time; a stale one what its node had applied.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::session::{Answer, Request};
 use crate::sim::clock::TRUE_RATE;
-use crate::sim::invariants::{Verdict, broken};
+use crate::sim::counts::Counts;
+use crate::sim::history::History;
+use crate::sim::invariants::{Broken, Verdict, broken};
 use crate::sim::ledger::{Book, Ledger};
 use crate::sim::life::Life;
-use crate::sim::linear::{self, Kind, Op};
-use crate::sim::plan::Plan;
+use crate::sim::model::{self, DEED_BYTES, Deed, Seen};
+use crate::sim::plan::{Load, Plan};
+use crate::sim::retries::{Next, Retries};
 use crate::sim::rng::Rng;
+use crate::sim::scribe::digest;
 use crate::{Consistency, Index, ProposeError, Reply};
 
-/// What an operation asks for.
+/// By which way a read goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ask {
-    Increment,
-    /// By a round.
-    Read,
-    LeaseRead,
-    LogRead,
+pub(crate) enum Way {
+    Round,
+    Lease,
+    Log,
     /// What was there so many microseconds ago, but for so many entries.
-    OldRead(u64, u64),
-    StaleRead,
+    Old(u64, u64),
+    Stale,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// A command without a session.
+    Do(Deed),
+    /// Of a register; of the counter, where there are none.
+    Read(Way, u8),
     /// Only that this index is applied.
     Wait(Index),
+    /// In a session, or about one.
+    Session(Next),
 }
 
 /// What kind of operation is to begin.
@@ -45,25 +60,29 @@ struct Asked {
     node: u8,
     /// The event of its call; it is over when this is 0.
     call: u64,
-    /// The least value that is right.
-    floor: u64,
+    /// How far the log was known to be committed, or is at least to be seen.
+    floor: Index,
 }
 
 pub(crate) struct Clients {
     rng: Rng,
     ledger: Ledger,
+    load: Load,
     /// By number.
     ops: Vec<Asked>,
     open: usize,
-    events: u64,
-    history: Vec<Op>,
+    history: History,
+    /// What was last seen in each register.
+    known: Vec<Option<i64>>,
+    retries: Option<Retries>,
     now_us: u64,
-    /// `(when, value)`: what a client had been told by then, rising.
-    told: Vec<(u64, u64)>,
+    /// `(when, index)`: that this is committed, clients had been told by then; rising.
+    told: Vec<(u64, Index)>,
     slowest_ppm: u64,
     next_us: u64,
     left: u64,
     command: Vec<u8>,
+    pub(crate) counts: Counts,
 }
 
 /// What became of an operation, for the counts.
@@ -76,19 +95,23 @@ pub(crate) enum Became {
 
 impl Clients {
     pub(crate) fn new(rng: Rng, ledger: Ledger, plan: &Plan) -> Self {
+        let load = plan.load.clone();
         Self {
             rng,
             ledger,
             ops: Vec::with_capacity(plan.ops as usize + 64),
             open: 0,
-            events: 0,
+            history: History::new(load.registers),
+            known: vec![None; usize::from(load.registers)],
+            retries: load.sessions.clone().map(Retries::new),
             now_us: 0,
             told: vec![(0, 0)],
             slowest_ppm: TRUE_RATE - plan.skew_ppm,
-            history: Vec::with_capacity(plan.ops as usize + 64),
             next_us: 0,
             left: plan.ops,
             command: Vec::new(),
+            counts: Counts::default(),
+            load,
         }
     }
 
@@ -149,24 +172,86 @@ impl Clients {
         let ask = if reads {
             self.kind_of_read(plan)
         } else {
-            Ask::Increment
+            self.kind_of_write(plan)
         };
         self.begin(at, life, ask, plan.command_bytes)
     }
 
     fn kind_of_read(&mut self, plan: &Plan) -> Ask {
         let election_us = plan.config.election_timeout.as_micros() as u64;
-        match self.rng.below(100) {
-            0..35 => Ask::Read,
-            35..65 => Ask::LeaseRead,
-            65..75 => Ask::LogRead,
+        let way = match self.rng.below(100) {
+            0..35 => Way::Round,
+            35..65 => Way::Lease,
+            65..75 => Way::Log,
             75..87 => {
                 let ages = [0, 100, election_us / 10, 2 * election_us];
-                Ask::OldRead(self.rng.pick(&ages), self.rng.pick(&[0, 0, 1, 5]))
+                Way::Old(self.rng.pick(&ages), self.rng.pick(&[0, 0, 1, 5]))
             }
-            87..95 => Ask::StaleRead,
-            _ => Ask::Wait(self.ledger.book().last() + self.rng.below(3)),
+            87..95 => Way::Stale,
+            _ => return Ask::Wait(self.ledger.book().last() + self.rng.below(3)),
+        };
+        Ask::Read(way, self.pick_register())
+    }
+
+    fn kind_of_write(&mut self, plan: &Plan) -> Ask {
+        if let Some(retries) = &mut self.retries
+            && let Some(next) = retries.choose(&mut self.rng)
+        {
+            return Ask::Session(match next {
+                Next::New(session) => {
+                    let deed = self.draw_deed();
+                    let len = self.draw_length(plan.command_bytes);
+                    let (op, call) = (self.ops.len() as u64, self.history.event());
+                    let floor = self.committed();
+                    let retries = self.retries.as_mut().expect("it has chosen");
+                    retries.begin(session, deed, len, (op, call, floor))
+                }
+                other => other,
+            });
         }
+        Ask::Do(self.draw_deed())
+    }
+
+    fn pick_register(&mut self) -> u8 {
+        match self.load.registers {
+            0 => 0,
+            count => self.rng.below(u64::from(count)) as u8,
+        }
+    }
+
+    /// Something to be done by the next request.
+    fn draw_deed(&mut self) -> Deed {
+        if self.load.registers == 0 {
+            return Deed::Increment;
+        }
+        let register = self.pick_register();
+        let new = self.ops.len() as i64;
+        if self.rng.chance(400_000) {
+            return Deed::Write { register, new };
+        }
+        // What somebody has just seen, mostly; else what was there for a while, or never.
+        let expected = match self.rng.below(8) {
+            0 => None,
+            1 => Some(new - 1 - self.rng.below(20) as i64),
+            _ => self.known[usize::from(register)],
+        };
+        Deed::CompareAndSet {
+            register,
+            expected,
+            new,
+        }
+    }
+
+    fn draw_length(&mut self, longest: u64) -> u64 {
+        let shortest = match self.load.registers {
+            0 => 8,
+            _ => DEED_BYTES,
+        };
+        let longest = match self.rng.below(8) {
+            0 => longest,
+            _ => longest.min(64),
+        };
+        self.rng.between(shortest, longest.max(shortest))
     }
 
     /// The true time.
@@ -176,63 +261,102 @@ impl Clients {
 
     /// Whether the last operation that began was a lease read.
     pub(crate) fn has_just_asked_by_lease(&self) -> bool {
-        self.ops.last().is_some_and(|op| op.ask == Ask::LeaseRead)
+        let ask = self.ops.last().map(|op| op.ask);
+        matches!(ask, Some(Ask::Read(Way::Lease, _)))
     }
 
-    /// The least value for a read that begins now.
-    fn floor_of(&self, ask: Ask) -> u64 {
-        let Ask::OldRead(age_us, entries) = ask else {
-            return 0;
+    /// What clients know to be committed.
+    fn committed(&self) -> Index {
+        self.told.last().map_or(0, |told| told.1)
+    }
+
+    /// What is asked for now on a node that has applied so much has to see at least this.
+    fn floor_of(&self, ask: Ask, applied: Index) -> Index {
+        let (age_us, entries) = match ask {
+            Ask::Read(Way::Old(age_us, entries), _) => (age_us, entries),
+            Ask::Read(Way::Stale, _) => return applied,
+            Ask::Wait(index) => return index,
+            Ask::Do(_) | Ask::Read(..) | Ask::Session(_) => return self.committed(),
         };
         // By the slowest of clocks, which show whole microseconds.
         let true_us = age_us * TRUE_RATE / self.slowest_ppm + 4;
         let upto = self.now_us.saturating_sub(true_us);
         let told = self.told.partition_point(|told| told.0 < upto);
-        let value = told.checked_sub(1).map_or(0, |last| self.told[last].1);
-        value.saturating_sub(entries)
+        let index = told.checked_sub(1).map_or(0, |last| self.told[last].1);
+        index.saturating_sub(entries)
     }
 
-    /// A client was told this value, of now or before.
-    fn tell(&mut self, value: u64) {
-        let last = self.told.last().map_or(0, |told| told.1);
-        if value > last {
-            self.told.push((self.now_us, value));
+    /// A client was told that this is committed.
+    fn tell(&mut self, index: Index) {
+        if index > self.committed() {
+            self.told.push((self.now_us, index));
         }
     }
 
-    /// An increment by the plainest way, for which it counts that it gets through.
+    /// A command by the plainest way, for which it counts that it gets through.
     pub(crate) fn ask_plainly(&mut self, at: usize, life: &Life) -> (u64, Option<Became>) {
-        let became = self.begin(at, life, Ask::Increment, 8);
+        let deed = self.draw_deed();
+        let became = self.begin(at, life, Ask::Do(deed), 8);
         (self.ops.len() as u64 - 1, became)
+    }
+
+    /// Commands of sessions whose outcome nobody knows yet.
+    pub(crate) fn unresolved(&self) -> usize {
+        self.retries.as_ref().map_or(0, Retries::unresolved)
+    }
+
+    /// Tries those again that nobody is asked for now.
+    pub(crate) fn try_again(&mut self, at: usize, life: &Life) {
+        let waiting = self.retries.as_ref().map(Retries::waiting);
+        for next in waiting.unwrap_or_default() {
+            self.begin(at, life, Ask::Session(next), 8);
+        }
     }
 
     fn begin(&mut self, at: usize, life: &Life, ask: Ask, longest: u64) -> Option<Became> {
         let op = self.ledger.book().begin();
         assert_eq!(op as usize, self.ops.len(), "the ledger counts the same");
-        self.events += 1;
+        let applied = life.shared.marks.applied.load(Ordering::Relaxed);
         self.ops.push(Asked {
             ask,
             node: at as u8,
-            call: self.events,
-            floor: self.floor_of(ask),
+            call: self.history.event(),
+            floor: self.floor_of(ask, applied),
         });
         self.open += 1;
         let asked = match ask {
-            Ask::Increment => self.propose(op, life, longest),
+            Ask::Do(deed) => self.do_it(op, life, deed, longest),
             Ask::Wait(index) => life.node.wait_applied_to(life.outbox.id(), op, index),
-            _ => self.read(op, life, ask),
+            Ask::Read(way, register) => self.read(op, life, way, register),
+            Ask::Session(next) => {
+                let retries = self.retries.as_mut().expect("there are sessions");
+                self.command.clear();
+                if retries.send(next, op, &mut self.command, &mut self.counts) {
+                    self.ledger.book().expect_managing();
+                }
+                self.propose(op, life)
+            }
         };
         asked.err().map(|error| self.refused(op, &error))
     }
 
-    fn propose(&mut self, op: u64, life: &Life, longest: u64) -> Result<(), ProposeError> {
-        let len = match self.rng.below(8) {
-            0 => self.rng.between(8, longest.max(8)),
-            _ => self.rng.between(8, longest.clamp(8, 64)),
-        };
+    fn do_it(
+        &mut self,
+        op: u64,
+        life: &Life,
+        deed: Deed,
+        longest: u64,
+    ) -> Result<(), ProposeError> {
+        let len = self.draw_length(longest);
         self.command.clear();
-        self.command.extend_from_slice(&op.to_le_bytes());
-        self.command.resize(len as usize, op as u8);
+        if self.retries.is_some() {
+            Request::Plain.encode(&mut self.command);
+        }
+        deed.encode(op, len, &mut self.command);
+        self.propose(op, life)
+    }
+
+    fn propose(&mut self, op: u64, life: &Life) -> Result<(), ProposeError> {
         match self.rng.below(8) {
             0 => {
                 let answers = life.answers.clone();
@@ -250,48 +374,60 @@ impl Clients {
         }
     }
 
-    fn read(&mut self, op: u64, life: &Life, ask: Ask) -> Result<(), ProposeError> {
-        let how = match ask {
-            Ask::StaleRead => Consistency::Stale,
-            Ask::LeaseRead => Consistency::Lease,
-            Ask::LogRead => {
+    fn read(&mut self, op: u64, life: &Life, way: Way, register: u8) -> Result<(), ProposeError> {
+        let how = match way {
+            Way::Stale => Consistency::Stale,
+            Way::Lease => Consistency::Lease,
+            Way::Log => {
                 self.ledger.book().expect_log_read();
                 Consistency::Log
             }
-            Ask::OldRead(age_us, entries) => Consistency::AtMost {
+            Way::Old(age_us, entries) => Consistency::AtMost {
                 age: Duration::from_micros(age_us),
                 entries,
             },
-            _ => Consistency::Linearizable,
+            Way::Round => Consistency::Linearizable,
         };
+        self.command.clear();
+        if self.retries.is_some() {
+            Request::Plain.encode(&mut self.command);
+        }
+        if self.load.registers > 0 {
+            self.command.push(register);
+        }
+        let query = &self.command;
         if self.rng.chance(100_000) {
             let answers = life.answers.clone();
-            let pending = life.node.read(&[], how)?;
+            let pending = life.node.read(query, how)?;
             pending.then(move |outcome| answers.push((op, outcome)));
             Ok(())
         } else {
-            life.node.read_to(life.outbox.id(), op, &[], how)
+            life.node.read_to(life.outbox.id(), op, query, how)
         }
     }
 
     fn refused(&mut self, op: u64, error: &ProposeError) -> Became {
         let asked = &mut self.ops[op as usize];
-        let call = std::mem::take(&mut asked.call);
+        let (call, ask) = (std::mem::take(&mut asked.call), asked.ask);
         self.open -= 1;
-        if !error.definitely_not_applied() {
-            if asked.ask == Ask::Increment {
-                self.history.push(Op {
-                    call,
-                    ret: u64::MAX,
-                    what: Kind::Increment(None),
-                });
-            }
-            return Became::Unknown;
-        }
-        if asked.ask == Ask::Increment {
+        let certain = error.definitely_not_applied();
+        if certain && !matches!(ask, Ask::Read(..) | Ask::Wait(_)) {
             self.ledger.book().refuse(op, name(error));
         }
-        Became::Refused(name(error))
+        match ask {
+            Ask::Do(deed) if !certain => self.history.lost(call, deed),
+            Ask::Session(next) => {
+                let retries = self.retries.as_mut().expect("there are sessions");
+                let never = matches!(error, ProposeError::TooLarge { .. });
+                retries.refused(next, certain, never);
+            }
+            _ => {}
+        }
+        if certain {
+            Became::Refused(name(error))
+        } else {
+            Became::Unknown
+        }
     }
 
     /// An answer has come.
@@ -299,7 +435,7 @@ impl Clients {
         &mut self,
         op: u64,
         outcome: Result<Reply, ProposeError>,
-    ) -> Result<Became, crate::sim::invariants::Broken> {
+    ) -> Result<Became, Broken> {
         let asked = self.ops[op as usize];
         if asked.call == 0 {
             broken(
@@ -313,21 +449,97 @@ impl Clients {
         };
         self.ops[op as usize].call = 0;
         self.open -= 1;
-        let value = value_of(&reply);
-        believable(op, asked, &reply, value, &self.ledger.book())?;
-        self.events += 1;
-        let what = match asked.ask {
-            Ask::Increment => Kind::Increment(value),
-            Ask::Read | Ask::LeaseRead | Ask::LogRead => Kind::Read(value.unwrap_or(0)),
-            Ask::OldRead(..) | Ask::StaleRead | Ask::Wait(_) => return Ok(Became::Done),
+        late_enough(op, asked, reply.index)?;
+        let plain = match self.retries {
+            Some(_) if !matches!(asked.ask, Ask::Wait(_) | Ask::Session(_)) => {
+                match Answer::decode(&reply.bytes) {
+                    Answer::Applied(answer) => answer,
+                    _ => &[],
+                }
+            }
+            _ => &reply.bytes,
         };
-        self.tell(value.unwrap_or(0));
-        self.history.push(Op {
-            call: asked.call,
-            ret: self.events,
-            what,
-        });
+        match asked.ask {
+            Ask::Wait(_) => return Ok(Became::Done),
+            Ask::Do(deed) => {
+                let seen = deed.seen(plain);
+                let place = believable_deed(op, (op, deed), seen, &reply, &self.ledger.book())?;
+                if place != reply.index {
+                    untrue(op, asked.ask, seen, &reply, &self.ledger.book())?;
+                }
+                self.learn(asked.call, deed, seen);
+            }
+            Ask::Read(way, register) => {
+                let seen = self.found(op, asked.ask, plain, register, &reply)?;
+                self.counts.add(name_of_read(way));
+                if let Way::Old(..) | Way::Stale = way {
+                    return Ok(Became::Done);
+                }
+                self.history.found(asked.call, register, seen);
+                if let Seen::Value(value) = seen {
+                    self.known[usize::from(register)] = value;
+                }
+            }
+            Ask::Session(next) => self.session_answered(op, next, &reply)?,
+        }
+        self.tell(reply.index);
         Ok(Became::Done)
+    }
+
+    fn found(
+        &self,
+        op: u64,
+        ask: Ask,
+        answer: &[u8],
+        register: u8,
+        reply: &Reply,
+    ) -> Result<Seen, Broken> {
+        let book = self.ledger.book();
+        let (seen, right) = match self.load.registers {
+            0 => {
+                let right = Seen::Count(book.value_at(reply.index));
+                (Deed::Increment.seen(answer), right)
+            }
+            _ => {
+                let right = Seen::Value(book.register_at(register, reply.index));
+                (model::found(answer), right)
+            }
+        };
+        if seen != Some(right) {
+            untrue(op, ask, seen, reply, &book)?;
+        }
+        Ok(right)
+    }
+
+    /// What was done is known now.
+    fn learn(&mut self, call: u64, deed: Deed, seen: Option<Seen>) {
+        let Some(seen) = seen else { return };
+        self.history.did(call, deed, seen);
+        match (deed, seen) {
+            (
+                Deed::Write { register, new } | Deed::CompareAndSet { register, new, .. },
+                Seen::Written(true),
+            ) => self.known[usize::from(register)] = Some(new),
+            _ => {}
+        }
+    }
+
+    fn session_answered(&mut self, op: u64, next: Next, reply: &Reply) -> Verdict {
+        let retries = self.retries.as_mut().expect("there are sessions");
+        let book = self.ledger.book();
+        let known = retries.answered(op, next, reply, &book, &mut self.counts)?;
+        let Some((first, call, deed, seen)) = known else {
+            return Ok(());
+        };
+        let place = believable_deed(op, (first, deed), seen, reply, &book)?;
+        if book.entry(place).map(|entry| entry.answer) != Some(digest(&reply.bytes)) {
+            untrue(op, Ask::Session(next), seen, reply, &book)?;
+        }
+        drop(book);
+        if let Some(call) = call {
+            self.learn(call, deed, seen);
+        }
+        Ok(())
     }
 
     /// The process that was asked is gone: nobody will answer.
@@ -351,69 +563,89 @@ impl Clients {
         self.ops[op as usize].call > 0
     }
 
-    /// Whether there is an order that explains everything that was seen.
-    pub(crate) fn linearizable(&self) -> Verdict {
-        let mut history = self.history.clone();
-        for op in self.ops.iter().filter(|op| op.call > 0) {
-            if op.ask == Ask::Increment {
-                history.push(Op {
-                    call: op.call,
-                    ret: u64::MAX,
-                    what: Kind::Increment(None),
-                });
+    /// Whether there is an order that explains everything that was seen, and nothing was done that should not have been.
+    pub(crate) fn look_back(&mut self, counts: &mut Counts) -> Verdict {
+        for op in &self.ops {
+            if let (Ask::Do(deed), 1..) = (op.ask, op.call) {
+                self.history.lost(op.call, deed);
             }
         }
-        linear::check(&history).or_else(|why| broken("linearizability", why))
-    }
-}
-
-fn value_of(reply: &Reply) -> Option<u64> {
-    reply
-        .bytes
-        .as_slice()
-        .try_into()
-        .ok()
-        .map(u64::from_le_bytes)
-}
-
-/// The reply is what the ledger says it must be.
-fn believable(op: u64, asked: Asked, reply: &Reply, value: Option<u64>, book: &Book) -> Verdict {
-    if let Ask::Wait(index) = asked.ask {
-        if index <= reply.index {
-            return Ok(());
+        if let Some(retries) = &self.retries {
+            for (call, deed) in retries.look_back(&self.ledger.book(), counts)? {
+                self.history.lost(call, deed);
+            }
         }
-        return broken(
-            "waits are kept",
-            format!(
-                "operation {op} waits for {index} and is answered at {}",
-                reply.index
-            ),
+        counts.add_many(
+            "mark: a first answer was known from a snapshot only",
+            self.ledger.book().repeated_from_snapshots,
         );
+        self.history.check(counts)
     }
-    if value.is_some_and(|value| value < asked.floor) {
-        return broken(
-            "old reads are young enough",
-            format!(
-                "operation {op} ({:?}) is answered {value:?}, {} is the least",
-                asked.ask, asked.floor
-            ),
-        );
-    }
-    let right = value == Some(book.value_at(reply.index))
-        && (asked.ask != Ask::Increment || book.place_of(op) == Some(reply.index));
-    if right {
+}
+
+/// What was answered before it was asked is seen by it, as far as it promises that.
+fn late_enough(op: u64, asked: Asked, index: Index) -> Verdict {
+    let (check, late) = match asked.ask {
+        Ask::Wait(_) => ("waits are kept", index >= asked.floor),
+        Ask::Read(Way::Old(..), _) => ("old reads are young enough", index >= asked.floor),
+        Ask::Read(Way::Stale, _) => ("stale reads are of what is applied", index >= asked.floor),
+        Ask::Read(..) => ("reads see what was answered before", index >= asked.floor),
+        Ask::Do(_) | Ask::Session(_) => ("commands follow what was answered", index > asked.floor),
+    };
+    if late {
         return Ok(());
     }
     broken(
+        check,
+        format!(
+            "operation {op} ({:?}) is answered at {index}, {} is the least",
+            asked.ask, asked.floor
+        ),
+    )
+}
+
+/// The answer to a deed is what the ledger says it must be. Where it was done.
+fn believable_deed(
+    asked: u64,
+    (op, deed): (u64, Deed),
+    seen: Option<Seen>,
+    reply: &Reply,
+    book: &Book,
+) -> Result<Index, Broken> {
+    let place = book.place_of(op).filter(|&place| place <= reply.index);
+    let right = place.map(|place| match deed {
+        Deed::Increment => Seen::Count(book.value_at(place)),
+        Deed::Write { .. } => Seen::Written(true),
+        Deed::CompareAndSet {
+            register, expected, ..
+        } => Seen::Written(book.register_at(register, place - 1) == expected),
+    });
+    match (place, seen == right) {
+        (Some(place), true) => Ok(place),
+        _ => untrue(asked, Ask::Do(deed), seen, reply, book).map(|()| 0),
+    }
+}
+
+fn untrue(op: u64, ask: Ask, seen: Option<Seen>, reply: &Reply, book: &Book) -> Verdict {
+    broken(
         "answers are true",
         format!(
-            "operation {op} ({:?}) is answered {value:?} at index {}; the ledger says {:?} there, and the operation at {:?}",
-            asked.ask,
+            "operation {op} ({ask:?}) is answered {seen:?} at index {}; the ledger says {:?} there, and the operation at {:?}",
             reply.index,
             book.value_at(reply.index),
             book.place_of(op)
         ),
     )
+}
+
+fn name_of_read(way: Way) -> &'static str {
+    match way {
+        Way::Round => "read: by a round",
+        Way::Lease => "read: by a lease, where there is one",
+        Way::Log => "read: through the log",
+        Way::Old(..) => "read: of bounded age",
+        Way::Stale => "read: stale",
+    }
 }
 
 pub(crate) fn name(error: &ProposeError) -> &'static str {
@@ -432,30 +664,43 @@ pub(crate) fn name(error: &ProposeError) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::invariants::Broken;
+
+    fn asked(ask: Ask, floor: Index) -> Asked {
+        Asked {
+            ask,
+            node: 0,
+            call: 1,
+            floor,
+        }
+    }
 
     #[test]
-    fn a_read_that_is_too_old_and_a_wait_that_is_cut_short_are_found() {
-        let reply = Reply {
-            index: 0,
-            bytes: 0_u64.to_le_bytes().to_vec(),
-        };
+    fn what_is_answered_from_before_its_floor_is_found() {
         let check = |ask, floor| {
-            let asked = Asked {
-                ask,
-                node: 0,
-                call: 1,
-                floor,
-            };
-            believable(1, asked, &reply, value_of(&reply), &Book::default())
+            late_enough(1, asked(ask, floor), 5)
                 .err()
-                .map(|Broken { check, .. }| check)
+                .map_or("nothing", |Broken { check, .. }| check)
         };
-        assert_eq!(check(Ask::OldRead(5, 0), 0), None);
-        let found = check(Ask::OldRead(5, 0), 1);
-        assert_eq!(found, Some("old reads are young enough"));
-        assert_eq!(check(Ask::Wait(0), 0), None);
-        assert_eq!(check(Ask::Wait(1), 0), Some("waits are kept"));
+        let read = |way| Ask::Read(way, 0);
+        let least = [
+            (read(Way::Round), "reads see what was answered before"),
+            (read(Way::Lease), "reads see what was answered before"),
+            (read(Way::Log), "reads see what was answered before"),
+            (read(Way::Old(5, 0)), "old reads are young enough"),
+            (read(Way::Stale), "stale reads are of what is applied"),
+            (Ask::Wait(6), "waits are kept"),
+        ];
+        for (ask, found) in least {
+            assert_eq!(check(ask, 5), "nothing", "{ask:?}");
+            assert_eq!(check(ask, 6), found, "{ask:?}");
+        }
+        let command = Ask::Do(Deed::Increment);
+        assert_eq!(check(command, 4), "nothing");
+        assert_eq!(
+            check(command, 5),
+            "commands follow what was answered",
+            "an index has one command"
+        );
     }
 
     #[test]
@@ -464,12 +709,12 @@ mod tests {
         let mut plan = Plan::draw(&mut rng);
         plan.skew_ppm = 200_000;
         let mut clients = Clients::new(rng.fork(), Ledger::default(), &plan);
-        for (now_us, value) in [(1_000, 1), (2_000, 5), (2_500, 4), (3_000, 6)] {
+        for (now_us, index) in [(1_000, 1), (2_000, 5), (2_500, 4), (3_000, 6)] {
             clients.it_is(now_us);
-            clients.tell(value);
+            clients.tell(index);
         }
         clients.it_is(4_000);
-        let floor = |age_us, entries| clients.floor_of(Ask::OldRead(age_us, entries));
+        let floor = |age_us, entries| clients.floor_of(Ask::Read(Way::Old(age_us, entries), 0), 3);
         assert_eq!(floor(0, 0), 6);
         assert_eq!(floor(0, 2), 4);
         assert_eq!(
@@ -483,6 +728,7 @@ mod tests {
             "1000 us, and what was told at that very moment"
         );
         assert_eq!(floor(2_500, 0), 0);
-        assert_eq!(clients.floor_of(Ask::StaleRead), 0);
+        assert_eq!(clients.floor_of(Ask::Read(Way::Stale, 0), 3), 3);
+        assert_eq!(clients.floor_of(Ask::Read(Way::Lease, 0), 3), 6);
     }
 }

@@ -1,41 +1,71 @@
-//! The state machine of the simulated cluster, and what all of its copies must agree on.
+//! What all copies of the state must agree on: at each index the entry, what it did, and how it was answered.
 //!
-//! A command is the number of an operation, padded to some length; it adds one to the counter, and its reply is the
-//! counter after it. Whichever node applies an index first writes it into the ledger; every other, and the same one in
-//! a later life, must find there what it applies itself.
+//! Everything that a client asks for has a number, and so has every try of a command in a session. A command does something
+//! once; with sessions, under the number of its first try. What was refused is nowhere in the log.
 
-use std::io;
-use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::sim::rng::mix;
-use crate::{Batch, Index, SnapshotWriter, StateMachine, Term};
+use crate::{Index, Term};
 
-/// The number of the operation that entry is not: the first entries of terms.
+/// The number of the request that entry is not: the first entries of terms.
 pub(crate) const NO_OP: u64 = u64::MAX;
 /// Likewise, of entries that no state machine gets: queries that went through the log.
 const SKIPPED: u64 = u64::MAX - 1;
+/// Likewise, of what is about sessions themselves, and has no number in it.
+pub(crate) const MANAGED: u64 = u64::MAX - 2;
+/// Of bytes that nobody can have sent.
+pub(crate) const NOTHING: u64 = u64::MAX - 3;
 
 /// What was applied at an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Applied {
     pub(crate) term: Term,
     pub(crate) time_us: u64,
+    /// The request that it is of.
     pub(crate) op: u64,
     /// Of the command's bytes.
-    digest: u64,
-    /// The counter after it.
+    pub(crate) digest: u64,
+    /// The operation that was done by it; nothing is done where a session has the answer already.
+    pub(crate) did: Option<u64>,
+    /// The register that it changed, and to what.
+    pub(crate) wrote: Option<(u8, i64)>,
+    /// A number of the state after it; of a counter, the counter.
     pub(crate) value: u64,
+    /// Of the answer's bytes.
+    pub(crate) answer: u64,
+}
+
+/// What a machine has done with the command that it was given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Done {
+    /// `None`: its state was replaced.
+    pub(crate) op: Option<u64>,
+    pub(crate) value: u64,
+    pub(crate) wrote: Option<(u8, i64)>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     /// By index, from 1 on.
     entries: Vec<Applied>,
-    /// By operation: where it was applied, 0 for nowhere; and whether its client was told that it never will be.
-    at: Vec<u64>,
+    /// By request: where it is in the log, 0 for nowhere; and whether its client was told that it never will be.
+    at: Vec<Index>,
     refused: Vec<bool>,
+    /// By operation: where it was done, 0 for nowhere.
+    done_at: Vec<Index>,
+    /// What each register held, and from which index on.
+    registers: Vec<Vec<(Index, i64)>>,
+    /// Requests about sessions themselves, and how many of them were applied.
+    managing: u64,
+    managed: u64,
+    /// The first snapshot that was taken of each index.
+    captured: BTreeMap<Index, u64>,
+    /// What was answered again by a node that knew of the first answer from a snapshot only.
+    pub(crate) repeated_from_snapshots: u64,
+    /// What the machine that is being applied to has done: taken by who gave it the entry.
+    pub(crate) done: Option<Done>,
     /// Queries through the log that were asked for, and entries that state machines did not get.
     log_reads: u64,
     skipped: u64,
@@ -53,10 +83,48 @@ impl Book {
         self.entries.len() as u64
     }
 
-    /// The counter after `index` is applied. Behind the last entry that a state machine got there may be queries.
+    /// The state after `index` is applied. Behind the last entry that a state machine got there may be queries.
     pub(crate) fn value_at(&self, index: Index) -> u64 {
         let entry = self.entry(index.min(self.last()));
         entry.map_or(0, |entry| entry.value)
+    }
+
+    /// What a register holds after `index` is applied.
+    pub(crate) fn register_at(&self, register: u8, index: Index) -> Option<i64> {
+        let values = self.registers.get(usize::from(register))?;
+        let later = values.partition_point(|(at, _)| *at <= index);
+        later.checked_sub(1).map(|last| values[last].1)
+    }
+
+    /// A node answers again what was done before, and knows that from a snapshot if it was done up to `restored`.
+    pub(crate) fn repeated(&mut self, node: u64, op: u64, answer: u64, restored: Index) {
+        let first = self.place_of(op);
+        let same = first
+            .and_then(|at| self.entry(at))
+            .map(|entry| entry.answer == answer);
+        if same != Some(true) {
+            self.blame(format!(
+                "node {node} answers operation {op} again, which was done at {first:?}; the same answer: {same:?}"
+            ));
+        }
+        if first.is_some_and(|at| at <= restored) {
+            self.repeated_from_snapshots += 1;
+        }
+    }
+
+    /// A node has written out its state as it was at `index`.
+    pub(crate) fn captured(&mut self, node: u64, index: Index, digest: u64) {
+        let first = *self.captured.entry(index).or_insert(digest);
+        if first != digest {
+            self.blame(format!(
+                "node {node} writes another snapshot of index {index} than was written before"
+            ));
+        }
+    }
+
+    /// A request about sessions themselves is about to be sent.
+    pub(crate) fn expect_managing(&mut self) {
+        self.managing += 1;
     }
 
     /// A query is about to be sent through the log.
@@ -65,7 +133,7 @@ impl Book {
     }
 
     /// A node goes on without having been given `index`.
-    fn skip(&mut self, node: u64, index: Index) {
+    pub(crate) fn skip(&mut self, node: u64, index: Index) {
         if let Some(found) = self.entry(index) {
             if found.op != SKIPPED {
                 let found = *found;
@@ -89,37 +157,42 @@ impl Book {
             time_us: before.map_or(0, |entry| entry.time_us),
             op: SKIPPED,
             digest: 0,
+            did: None,
+            wrote: None,
             value: before.map_or(0, |entry| entry.value),
+            answer: 0,
         });
     }
 
-    /// Where an operation was applied; `None` if it was not.
+    /// Where an operation was done; `None` if it was not.
     pub(crate) fn place_of(&self, op: u64) -> Option<Index> {
-        self.at.get(op as usize).copied().filter(|&at| at > 0)
+        self.done_at.get(op as usize).copied().filter(|&at| at > 0)
     }
 
-    /// An operation begins.
+    /// A request begins.
     pub(crate) fn begin(&mut self) -> u64 {
         self.at.push(0);
+        self.done_at.push(0);
         self.refused.push(false);
         self.at.len() as u64 - 1
     }
 
-    /// The client was told that the operation will never be applied.
+    /// The client was told that the request will never be applied.
     pub(crate) fn refuse(&mut self, op: u64, why: &str) {
         self.refused[op as usize] = true;
-        if let Some(at) = self.place_of(op) {
+        let at = self.at[op as usize];
+        if at > 0 {
             self.blame(format!(
                 "operation {op} was refused ({why}) and is applied at index {at}"
             ));
         }
     }
 
-    fn blame(&mut self, what: String) {
+    pub(crate) fn blame(&mut self, what: String) {
         self.violation.get_or_insert(what);
     }
 
-    fn apply(&mut self, node: u64, index: Index, entry: Applied) {
+    pub(crate) fn apply(&mut self, node: u64, index: Index, entry: Applied) {
         if let Some(found) = self.entry(index) {
             if *found != entry {
                 let found = *found;
@@ -145,10 +218,43 @@ impl Book {
             ));
         }
         self.entries.push(entry);
-        if entry.op == NO_OP {
-            return;
+        if let Some(op) = entry.did {
+            self.does(op, index);
         }
-        let at = entry.op as usize;
+        if let Some((register, value)) = entry.wrote {
+            let count = self.registers.len().max(usize::from(register) + 1);
+            self.registers.resize(count, Vec::new());
+            self.registers[usize::from(register)].push((index, value));
+        }
+        match entry.op {
+            NO_OP => {}
+            MANAGED => {
+                self.managed += 1;
+                if self.managed > self.managing {
+                    let asked = self.managing;
+                    self.blame(format!(
+                        "index {index} is about a session, and {asked} such requests were sent"
+                    ));
+                }
+            }
+            op => self.holds(op, index, &entry),
+        }
+    }
+
+    /// An operation is done at `index`.
+    fn does(&mut self, op: u64, index: Index) {
+        match self.done_at.get_mut(op as usize) {
+            Some(at @ 0) => *at = index,
+            Some(&mut first) => self.blame(format!(
+                "operation {op} is done twice, at {first} and at {index}"
+            )),
+            None => self.blame(format!("index {index} does {op}, which nobody asked for")),
+        }
+    }
+
+    /// A request is in the log at `index`.
+    fn holds(&mut self, op: u64, index: Index, entry: &Applied) {
+        let at = op as usize;
         if at >= self.at.len() {
             self.blame(format!(
                 "index {index} holds what nobody proposed: {entry:?}"
@@ -186,162 +292,6 @@ impl Ledger {
     }
 }
 
-/// One node's copy, in one of its lives.
-#[derive(Debug)]
-pub(crate) struct Counter {
-    node: u64,
-    /// Set from outside: the next command makes it panic.
-    panics: Arc<AtomicBool>,
-    leads: Option<Term>,
-    ledger: Ledger,
-    value: u64,
-    applied: Index,
-}
-
-impl Counter {
-    pub(crate) fn new(node: u64, panics: Arc<AtomicBool>, ledger: Ledger) -> Self {
-        Self {
-            node,
-            panics,
-            leads: None,
-            ledger,
-            value: 0,
-            applied: 0,
-        }
-    }
-
-    fn advance(&mut self, index: Index, entry: Applied) {
-        let mut book = self.ledger.book();
-        if index <= self.applied {
-            let (node, applied) = (self.node, self.applied);
-            book.blame(format!("node {node} applies {index} after {applied}"));
-        }
-        for skipped in self.applied + 1..index {
-            book.skip(self.node, skipped);
-        }
-        self.applied = index;
-        book.apply(self.node, index, entry);
-    }
-}
-
-/// The operation that a command stands for.
-pub(crate) fn op_of(command: &[u8]) -> u64 {
-    command
-        .first_chunk::<8>()
-        .map_or(SKIPPED - 1, |bytes| u64::from_le_bytes(*bytes))
-}
-
-fn digest(bytes: &[u8]) -> u64 {
-    bytes.chunks(8).fold(bytes.len() as u64, |sum, chunk| {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        mix(sum ^ u64::from_le_bytes(word))
-    })
-}
-
-impl StateMachine for Counter {
-    fn apply(&mut self, batch: &mut Batch<'_>) -> io::Result<()> {
-        while let Some((entry, reply)) = batch.next() {
-            if self.panics.swap(false, Ordering::Relaxed) {
-                // As a panic does, but without a word on the terminal.
-                resume_unwind(Box::new(
-                    "the simulated state machine panics, as it was told to",
-                ));
-            }
-            self.value += 1;
-            reply.extend_from_slice(&self.value.to_le_bytes());
-            let (index, applied) = (
-                entry.index,
-                Applied {
-                    term: entry.term,
-                    time_us: entry.time_us,
-                    op: op_of(entry.command),
-                    digest: digest(entry.command),
-                    value: self.value,
-                },
-            );
-            self.advance(index, applied);
-        }
-        Ok(())
-    }
-
-    fn query(&self, _query: &[u8], reply: &mut Vec<u8>) {
-        reply.extend_from_slice(&self.value.to_le_bytes());
-    }
-
-    fn snapshot(&mut self) -> io::Result<SnapshotWriter> {
-        let (value, applied) = (self.value, self.applied);
-        Ok(Box::new(move |out| {
-            out.write_all(&value.to_le_bytes())?;
-            out.write_all(&applied.to_le_bytes())?;
-            // Some are so long that they go in many pieces.
-            let filler = mix(applied) % if applied % 7 == 0 { 200_000 } else { 2_000 };
-            let piece = mix(value).to_le_bytes();
-            for _ in 0..filler / 8 {
-                out.write_all(&piece)?;
-            }
-            Ok(())
-        }))
-    }
-
-    fn restore(&mut self, from: &mut dyn io::Read) -> io::Result<()> {
-        let mut state = Vec::new();
-        from.read_to_end(&mut state)?;
-        let number = |at: usize| {
-            let bytes = state
-                .get(at..at + 8)
-                .and_then(|bytes| bytes.try_into().ok());
-            bytes
-                .map(u64::from_le_bytes)
-                .ok_or(io::ErrorKind::UnexpectedEof)
-        };
-        let (value, applied) = (number(0)?, number(8)?);
-        let piece = mix(value).to_le_bytes();
-        let mut book = self.ledger.book();
-        let was = book.value_at(applied);
-        if was != value || state[16..].chunks(8).any(|at| at != piece) {
-            let node = self.node;
-            book.blame(format!(
-                "node {node} restores {value} at {applied}, where the counter was {was:?}"
-            ));
-        }
-        (self.value, self.applied) = (value, applied);
-        Ok(())
-    }
-
-    fn new_term(&mut self, term: Term, at: Index, time_us: u64) {
-        let value = self.value;
-        self.advance(
-            at,
-            Applied {
-                term,
-                time_us,
-                op: NO_OP,
-                digest: 0,
-                value,
-            },
-        );
-    }
-
-    fn leader_start(&mut self, term: Term) {
-        if let Some(before) = self.leads.replace(term) {
-            let node = self.node;
-            self.ledger.book().blame(format!(
-                "node {node} is told that it leads {term}, and not that it no longer leads {before}"
-            ));
-        }
-    }
-
-    fn leader_stop(&mut self, term: Term) {
-        if self.leads.take() != Some(term) {
-            let node = self.node;
-            self.ledger.book().blame(format!(
-                "node {node} is told that it no longer leads {term}, and never was that it does"
-            ));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -352,7 +302,10 @@ mod tests {
             time_us: 0,
             op,
             digest: 0,
+            did: Some(op),
+            wrote: None,
             value,
+            answer: 0,
         }
     }
 

@@ -35,6 +35,10 @@ impl World<'_> {
                 );
             }
             let leader = self.leader();
+            if leader.is_some() && self.clients.open() == 0 && self.clients.unresolved() > 0 {
+                self.try_again();
+                continue;
+            }
             if let Some(leader) = leader
                 .filter(|_| self.clients.open() == 0 && last.is_none_or(|op| !self.is_through(op)))
             {
@@ -49,6 +53,20 @@ impl World<'_> {
         self.counts
             .add_many("simulated us to settle", self.now_us - from_us);
         Ok(())
+    }
+
+    /// On any node.
+    fn try_again(&mut self) {
+        let count = self.nodes.len();
+        let first = self.clients.pick_node(count);
+        let at = (first..first + count)
+            .map(|at| at % count)
+            .find(|&at| self.nodes[at].runs())
+            .expect("the leader does");
+        let node = &mut self.nodes[at];
+        let life = node.life.as_ref().expect("it runs");
+        self.clients.try_again(at, life);
+        node.hot = super::life::EVERYTHING;
     }
 
     fn is_through(&self, op: u64) -> bool {
@@ -80,7 +98,7 @@ impl World<'_> {
     fn is_settled(&self) -> bool {
         // Behind the last entry of the ledger there may be queries that went through the log.
         let committed = self.office.committed();
-        self.clients.open() == 0
+        self.clients.open() + self.clients.unresolved() == 0
             && self.leader().is_some()
             && committed >= self.ledger.book().last()
             && !self.is_any(|how| how == REJOINS)
@@ -102,8 +120,9 @@ impl World<'_> {
             })
             .collect();
         format!(
-            "after {after_us} us without trouble: {} operations are open, the last one asked is {last:?}; {}",
+            "after {after_us} us without trouble: {} operations are open, {} commands unresolved, the last one asked is {last:?}; {}",
             self.clients.open(),
+            self.clients.unresolved(),
             nodes.join("; ")
         )
     }

@@ -10,11 +10,11 @@ use storage::recover::Found;
 use crate::sim::clock::{NodeClock, TRUE_RATE};
 use crate::sim::invariants::logs::{Kept, Model};
 use crate::sim::invariants::{Verdict, broken};
-use crate::sim::ledger::Counter;
 use crate::sim::life::{Armed, EVERYTHING, Life, REJOINS, Refusal, SimNode, Start};
 use crate::sim::marks;
 use crate::sim::plan::{Plan, Trouble};
 use crate::sim::rng::Rng;
+use crate::sim::scribe::Scribe;
 use crate::sim::world::{World, tell};
 use crate::{Fault, NodeId, Role};
 
@@ -42,7 +42,8 @@ impl World<'_> {
         }
         node.disk.hold_flushes(true);
         self.panics[at] = Arc::default();
-        let machine = Counter::new(at as u64 + 1, self.panics[at].clone(), self.ledger.clone());
+        let (panics, ledger) = (self.panics[at].clone(), self.ledger.clone());
+        let machine = Scribe::new(at as u64 + 1, &self.plan.load, panics, ledger);
         let begun = Life::begin(Start {
             at,
             config: &node.config,

@@ -21,6 +21,7 @@ mod client;
 pub(crate) mod clock;
 mod counts;
 mod fabric;
+mod history;
 mod invariants;
 mod ledger;
 mod life;
@@ -30,8 +31,11 @@ mod liveness;
 mod lives;
 mod look;
 mod marks;
+mod model;
 mod plan;
+mod retries;
 mod rng;
+mod scribe;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -140,6 +144,7 @@ fn go(options: &Options, listener: Option<Listener<'_>>) -> Report {
     }
     let mut counts = std::mem::take(&mut world.counts);
     counts.merge(&world.fabric.state().counts);
+    counts.merge(&world.clients.counts);
     let digest = world.ledger.book().digest();
     world.trace.note(digest);
     Report {
@@ -163,6 +168,6 @@ impl World<'_> {
             self.must_live(self.steps)?;
         }
         self.look_at_ledger()?;
-        self.clients.linearizable()
+        self.clients.look_back(&mut self.counts)
     }
 }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::flow::graph::RingSizes;
+use crate::session::Limits;
 use crate::sim::fabric::Weather;
 use crate::sim::rng::Rng;
 use crate::{Config, Lease, Member, NodeId};
@@ -87,6 +88,49 @@ pub(crate) const TROUBLES: [(Trouble, &str); 22] = [
     (Trouble::Wipe, "fault: wiped directory"),
 ];
 
+/// What the clients do, and with what.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Load {
+    /// They read, write, and compare and set so many registers; 0: they count.
+    pub(crate) registers: u8,
+    /// Commands are tried again until their outcome is known.
+    pub(crate) sessions: Option<SessionLoad>,
+}
+
+/// How sessions are used.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionLoad {
+    /// What the group is founded with.
+    pub(crate) limits: Limits,
+    /// Clients, each with a session at a time.
+    pub(crate) clients: usize,
+}
+
+impl Load {
+    fn draw(rng: &mut Rng, election: Duration) -> Self {
+        let kind = rng.below(100);
+        let registers = match kind {
+            0..40 => 0,
+            40..70 => rng.pick(&[1, 1, 3, 5]),
+            70..85 => 0,
+            _ => rng.pick(&[1, 3]),
+        };
+        let sessions = (kind >= 70).then(|| SessionLoad {
+            limits: Limits {
+                sessions: rng.pick(&[2, 4, 64]),
+                window: rng.pick(&[1, 2, 8, 64]),
+                kept_bytes: rng.pick(&[0, 100, 1 << 20]),
+                expire_after: rng.pick(&[None, None, Some(election * 4), Some(election * 40)]),
+            },
+            clients: rng.pick(&[2, 4, 8]),
+        });
+        Self {
+            registers,
+            sessions,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) nodes: usize,
@@ -121,6 +165,7 @@ pub(crate) struct Plan {
     pub(crate) cost_ppm: u64,
     /// Everything is polled after anything was done, though most of it be in vain.
     pub(crate) thorough: bool,
+    pub(crate) load: Load,
 }
 
 impl Plan {
@@ -213,6 +258,7 @@ impl Plan {
             stall_ppm: rng.pick(&[0, 0, 300, 5_000]),
             cost_ppm: rng.pick(&[0, 10_000, 100_000]),
             thorough: rng.chance(150_000),
+            load: Load::default(),
             config,
         };
         if rng.chance(600_000) {
@@ -222,6 +268,7 @@ impl Plan {
                 max_clock_drift_ppm,
             });
         }
+        plan.load = Load::draw(rng, plan.config.election_timeout);
         plan
     }
 }

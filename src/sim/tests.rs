@@ -168,7 +168,7 @@ fn an_untrue_answer_and_a_second_one_are_found() {
     let (op, refused) = world.clients.ask_plainly(0, life);
     assert_eq!(refused, None);
     let untrue = crate::Reply {
-        index: 1,
+        index: u64::MAX,
         bytes: 7_u64.to_le_bytes().to_vec(),
     };
     assert_eq!(
@@ -186,8 +186,8 @@ fn a_refused_operation_that_is_applied_is_found() {
     let mut world = at_work();
     let last = world.ledger.book().last();
     let applied = (1..=last).find_map(|index| {
-        let op = world.ledger.book().entry(index)?.op;
-        (op != super::ledger::NO_OP).then_some(op)
+        let entry = *world.ledger.book().entry(index)?;
+        entry.did.filter(|&op| op == entry.op)
     });
     let op = applied.expect("something was applied");
     world.ledger.book().refuse(op, "for this test");
