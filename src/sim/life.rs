@@ -82,6 +82,8 @@ pub(crate) struct Life {
     pub(crate) flush_done_us: Option<u64>,
     pub(crate) committed: u64,
     pub(crate) applied: u64,
+    /// How much of the log was to be let go of, when it was last looked at.
+    pub(crate) compact: u64,
 }
 
 /// Why a life does not begin.
@@ -189,6 +191,7 @@ impl Life {
             flush_done_us: None,
             committed: 0,
             applied: 0,
+            compact: 0,
         };
         Ok((life, recovered))
     }

@@ -45,8 +45,31 @@ pub(crate) fn positions(node: u64, life: &mut Life, act: Act) -> Verdict {
             log.first()
         ))?;
     }
+    let compact = marks.compact.load(Ordering::Relaxed);
+    if compact != life.compact {
+        life.compact = compact;
+        let_go(compact, life).or_else(says)?;
+    }
     (life.committed, life.applied) = (committed, applied);
     Ok(())
+}
+
+/// The log lets go of what the older of two snapshots stands for: both can be begun with. Where something went bad in it,
+/// the newest one has to do.
+fn let_go(compact: u64, life: &Life) -> Result<(), String> {
+    let snapshots = life.stages.append.log().snapshots().list();
+    let had_rot = life.shared.snapshots().rot.is_some();
+    let stands_for = match &*snapshots {
+        [.., newest] if had_rot => newest.index,
+        [.., older, _] => older.index,
+        _ => 0,
+    };
+    if compact <= stands_for {
+        return Ok(());
+    }
+    Err(format!(
+        "the log lets go of everything up to {compact}, and the snapshots allow {stands_for}: {snapshots:?}"
+    ))
 }
 
 /// What waits somewhere in the node is within its limits.
