@@ -119,7 +119,7 @@ impl Driver {
     }
 
     /// Other clients from now on: a node has outboxes for a few drivers only.
-    fn change(&mut self, clients: Clients) {
+    pub(crate) fn change(&mut self, clients: Clients) {
         self.finish();
         let all = clients.writers + clients.readers;
         self.command = vec![0x5a; clients.payload];

@@ -1,13 +1,15 @@
-//! What the issues promise of snapshots, reads, slow parts and idling, each by one command, as ratios within one run.
+//! What is promised of writes, reads, snapshots, slow parts, idling and failover, each by one command, as ratios within one run.
 //!
 //! ```text
 //! cargo run --release --example measure -- snapshots [--bytes 1GiB]
 //! cargo run --release --example measure -- reads
 //! cargo run --release --example measure -- slow
 //! cargo run --release --example measure -- idle
+//! cargo run --release --example measure -- goals
+//! cargo run --release --example measure -- failover
 //! ```
 //!
-//! Three durable nodes and the load run in this process, over loopback, in a temporary directory that is removed at the
+//! Three durable nodes and the load run in this process (but for `failover`), over loopback, in a temporary directory that is removed at the
 //! end. What is compared is measured in turns: every figure is the median of the rounds, with the least and the most.
 
 use std::path::PathBuf;
@@ -18,7 +20,9 @@ use clap::{Args, Parser, Subcommand};
 mod cluster;
 mod driver;
 mod etcd;
+mod failover;
 mod figures;
+mod goals;
 mod idle;
 mod line;
 mod process;
@@ -44,6 +48,10 @@ enum What {
     Slow(slow::Args),
     /// What three idle nodes cost.
     Idle(idle::Args),
+    /// One write in flight, thousands, half of that, long ones.
+    Goals(goals::Args),
+    /// How long clients wait when the leader is killed.
+    Failover(failover::Args),
 }
 
 /// What all of them take.
@@ -71,6 +79,8 @@ fn main() -> ExitCode {
         What::Reads(args) => reads::run(&args).map(|figures| (figures, args.common)),
         What::Slow(args) => slow::run(&args).map(|figures| (figures, args.common)),
         What::Idle(args) => idle::run(&args).map(|figures| (figures, args.common)),
+        What::Goals(args) => goals::run(&args).map(|figures| (figures, args.common)),
+        What::Failover(args) => failover::run(&args).map(|figures| (figures, args.common)),
     };
     match done {
         Ok((figures, common)) => {

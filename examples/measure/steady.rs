@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use ringraft::{Node, Notify, ProposeError};
 
 /// Commands under way at the most; what is due beyond is late, and counts as that.
-const SLOTS: usize = 4096;
+const SLOTS: usize = 8192;
 
 pub(crate) struct Unpark(pub(crate) Thread);
 

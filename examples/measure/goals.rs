@@ -1,0 +1,251 @@
+//! What is promised of writes: of one in flight and of thousands, of the slowest at half of that, of long ones.
+//!
+//! A log that takes snapshots uses its segments again, and those of the first seconds are all new files, which cost a good
+//! deal more. So the cluster runs at its peak until it has let go of a part of its log, and what is measured is what it
+//! does from then on.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ringraft::{Batch, Node, SnapshotWriter, StateMachine};
+
+use crate::Common;
+use crate::cluster::{Cluster, temp_dir, until};
+use crate::driver::{Clients, Driver};
+use crate::figures::{Figures, Goal};
+use crate::process::cpu_seconds;
+use crate::steady::Steady;
+
+const LONG: usize = 4096;
+/// What one stream of the disk writes at once: as much as the log puts into a batch.
+const CHUNK: usize = 256 << 10;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// How long each of the measurements takes.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// Commands in flight for the peak.
+    #[arg(long, default_value_t = 16 << 10, value_parser = clap::value_parser!(u16).range(1..))]
+    inflight: u16,
+    /// Bytes of the log from one snapshot to the next.
+    #[arg(long, default_value_t = 256 << 20)]
+    snapshot_every_bytes: u64,
+}
+
+/// Counts what it is given; answers with the count.
+#[derive(Default)]
+struct Count(u64);
+
+impl StateMachine for Count {
+    fn apply(&mut self, batch: &mut Batch<'_>) -> io::Result<()> {
+        while let Some((entry, reply)) = batch.next() {
+            self.0 += 1;
+            if entry.local {
+                reply.extend_from_slice(&self.0.to_le_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn query(&self, _: &[u8], reply: &mut Vec<u8>) {
+        reply.extend_from_slice(&self.0.to_le_bytes());
+    }
+
+    fn snapshot(&mut self) -> io::Result<SnapshotWriter> {
+        let count = self.0.to_le_bytes();
+        Ok(Box::new(move |to| to.write_all(&count)))
+    }
+
+    fn restore(&mut self, from: &mut dyn io::Read) -> io::Result<()> {
+        let mut count = [0; 8];
+        from.read_exact(&mut count)?;
+        self.0 = u64::from_le_bytes(count);
+        Ok(())
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<Figures, String> {
+    let dir = temp_dir(args.common.data.as_deref()).map_err(|error| error.to_string())?;
+    let mut figures = Figures::new("writes");
+    figures.condition("nodes", 3);
+    figures.condition("payload", 16);
+    figures.condition("rounds", args.common.rounds);
+    figures.condition("seconds", args.seconds);
+    figures.condition("snapshot_every_bytes", args.snapshot_every_bytes);
+    let every = args.snapshot_every_bytes;
+    let cluster = Cluster::new(dir.path(), 3, move |config| {
+        config.snapshot_every_bytes = every;
+    });
+    let mut cluster = cluster.map_err(|error| error.to_string())?;
+    for at in 0..3 {
+        cluster.start(at, Count::default())?;
+    }
+    let leader = cluster.leader()?;
+    let node = cluster.node(leader).clone();
+    let time = Duration::from_secs(args.seconds);
+    let many = Clients::writers(args.inflight.into(), 16);
+    let mut driver = Driver::new(&node, many);
+    for _ in 0..args.common.rounds {
+        driver.change(many);
+        until_steady(&cluster, &mut driver)?;
+        one(&mut driver, dir.path(), time, &mut figures)?;
+        let peak = peak(&mut driver, many, time, &mut figures)?;
+        half(&node, peak, time, &mut figures)?;
+        driver.change(Clients::writers(256, LONG));
+        until_steady(&cluster, &mut driver)?;
+        long(&mut driver, dir.path(), time, &mut figures)?;
+    }
+    drop(driver);
+    drop(node);
+    cluster.shutdown()?;
+    Ok(figures)
+}
+
+/// Goes on until every node has let go of a part of its log twice: from then on it uses segments again.
+fn until_steady(cluster: &Cluster, driver: &mut Driver) -> Result<(), String> {
+    let firsts = || cluster.running().map(|(_, node)| node.status().first);
+    for _ in 0..2 {
+        let before: Vec<u64> = firsts().collect();
+        until("node that lets go of its log", || {
+            driver.run(Duration::from_millis(200));
+            firsts().zip(&before).all(|(now, before)| now > *before)
+        })?;
+    }
+    Ok(())
+}
+
+/// One in flight, beside what the disk takes for a flush: of one stream, and of as many as there are nodes on it.
+fn one(
+    driver: &mut Driver,
+    dir: &Path,
+    time: Duration,
+    figures: &mut Figures,
+) -> Result<(), String> {
+    let floor = storage::flush_floor(dir, 1000).map_err(|error| error.to_string())?;
+    let floor_of_three = at_once(|at| {
+        let dir = dir.join(format!("floor-{at}"));
+        std::fs::create_dir_all(&dir)?;
+        storage::flush_floor(dir, 1000)
+    })?;
+    let floor_of_three = floor_of_three.iter().sum::<Duration>() / 3;
+    let span = driver.measure(Clients::writers(1, 16), time);
+    let (floor_us, three_us) = (
+        floor.as_secs_f64() * 1e6,
+        floor_of_three.as_secs_f64() * 1e6,
+    );
+    let p50_us = span.writes.us(0.5);
+    figures.note("the disk's flush: p50", "us", floor_us);
+    figures.note("three such streams at once: p50", "us", three_us);
+    figures.note("1 in flight", "commits/s", span.writes_per_s());
+    figures.note("1 in flight: p50", "us", p50_us);
+    figures.note("1 in flight: p99", "us", span.writes.us(0.99));
+    let goal = Goal::AtMost(2.0);
+    figures.ratio("1 in flight: p50 / flush", p50_us / floor_us, goal);
+    figures.note(
+        "1 in flight: p50 / three flushes at once",
+        "x",
+        p50_us / three_us,
+    );
+    Ok(())
+}
+
+fn peak(
+    driver: &mut Driver,
+    many: Clients,
+    time: Duration,
+    figures: &mut Figures,
+) -> Result<f64, String> {
+    let cpu = cpu_seconds();
+    let begin = Instant::now();
+    let span = driver.measure(many, time);
+    let cores = (cpu_seconds() - cpu) / begin.elapsed().as_secs_f64();
+    if span.writes.failed > 0 {
+        return Err("an undisturbed cluster did not answer".into());
+    }
+    let peak = span.writes_per_s();
+    let name = format!("{} in flight", many.writers);
+    figures.note(name.clone(), "commits/s", peak);
+    figures.set_goal(&name, Goal::AtLeast(1e6));
+    figures.note(format!("{name}: p50"), "ms", span.writes.us(0.5) / 1e3);
+    figures.note(format!("{name}: cores, the load's too"), "", cores);
+    Ok(peak)
+}
+
+/// At half of the peak, at a steady rate: from when a command was due until it was answered.
+fn half(node: &Node, peak: f64, time: Duration, figures: &mut Figures) -> Result<(), String> {
+    let load = Steady::begin(node, (peak / 2.0).max(1.0) as u64, 16, 2);
+    std::thread::sleep(Duration::from_millis(500));
+    load.enter(1);
+    std::thread::sleep(time);
+    let seen = load.end()?;
+    if seen.lost > 0 {
+        return Err(format!("{} commands were lost at half load", seen.lost));
+    }
+    let (p50, p999) = (seen.ms(1, 0.5), seen.ms(1, 0.999));
+    figures.note("half of that: p50", "ms", p50);
+    figures.note("half of that: p99", "ms", seen.ms(1, 0.99));
+    figures.note("half of that: p99.9", "ms", p999);
+    figures.ratio("half of that: p99.9 / p50", p999 / p50, Goal::AtMost(5.0));
+    Ok(())
+}
+
+/// Long commands, beside three streams of writes that are each made durable.
+fn long(
+    driver: &mut Driver,
+    dir: &Path,
+    time: Duration,
+    figures: &mut Figures,
+) -> Result<(), String> {
+    let streams = || -> Result<f64, String> {
+        let bytes = at_once(|at| stream(&dir.join(format!("stream-{at}")), time / 2))?;
+        Ok(bytes.iter().sum::<f64>())
+    };
+    let before = streams()?;
+    let span = driver.measure(Clients::writers(256, LONG), time);
+    let disk = (before + streams()?) / 2.0;
+    let ours = 3.0 * span.writes_per_s() * LONG as f64;
+    let mib = f64::from(1 << 20);
+    figures.note("4 KiB, 256 in flight", "commits/s", span.writes_per_s());
+    figures.note("4 KiB: written by three nodes", "MiB/s", ours / mib);
+    figures.note("three streams of write and fdatasync", "MiB/s", disk / mib);
+    figures.ratio("4 KiB: nodes / streams", ours / disk, Goal::AtLeast(0.7));
+    Ok(())
+}
+
+/// Bytes per second of one stream, into a file that is there already.
+fn stream(path: &Path, time: Duration) -> io::Result<f64> {
+    const CHUNKS: u64 = 256;
+    let file = std::fs::File::create(path)?;
+    let chunk = vec![0x5a; CHUNK];
+    for at in 0..CHUNKS {
+        file.write_all_at(&chunk, at * CHUNK as u64)?;
+    }
+    file.sync_all()?;
+    let (begin, mut count) = (Instant::now(), 0);
+    while begin.elapsed() < time {
+        file.write_all_at(&chunk, count % CHUNKS * CHUNK as u64)?;
+        file.sync_data()?;
+        count += 1;
+    }
+    let per_second = (count * CHUNK as u64) as f64 / begin.elapsed().as_secs_f64();
+    std::fs::remove_file(path)?;
+    Ok(per_second)
+}
+
+/// The same on three threads.
+fn at_once<T: Send>(what: impl Fn(usize) -> io::Result<T> + Sync) -> Result<Vec<T>, String> {
+    let what = &what;
+    let done: io::Result<Vec<T>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3).map(|at| scope.spawn(move || what(at))).collect();
+        let done = threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic"));
+        done.collect()
+    });
+    done.map_err(|error| error.to_string())
+}
