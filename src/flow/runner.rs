@@ -414,6 +414,14 @@ pub(crate) fn spawn_aside(
     Starter::new(shared, config, 2).start_aside(aside, sleepers)
 }
 
+/// What a thread gets of the cores.
+enum Share {
+    Full,
+    Pinned(usize),
+    /// Nobody's answer waits for it.
+    AtLeisure,
+}
+
 struct Starter<'a> {
     shared: Arc<Shared>,
     config: &'a Config,
@@ -436,14 +444,17 @@ impl<'a> Starter<'a> {
         plan: impl Plan,
         sleeper: Sleeper,
     ) -> Result<JoinHandle<()>, StartError> {
-        let core = match &self.config.threads {
-            Threads::PerStage { cores } if !cores.is_empty() => Some(cores[at % cores.len()]),
-            _ => None,
+        let share = match &self.config.threads {
+            Threads::PerStage { cores } if !cores.is_empty() => {
+                Share::Pinned(cores[at % cores.len()])
+            }
+            _ => Share::Full,
         };
-        self.run(name, core, idle(self.config), plan, sleeper)
+        self.run(name, share, idle(self.config), plan, sleeper)
     }
 
-    /// These wait for disks and not for entries: they are not pinned, and sleep when there is nothing to do.
+    /// These wait for disks and not for entries: they are not pinned, let
+    /// the others go first, and sleep when there is nothing to do.
     fn start_aside(
         &self,
         aside: Aside,
@@ -454,15 +465,21 @@ impl<'a> Starter<'a> {
             grace: Duration::ZERO,
         };
         Ok(vec![
-            self.run("saver", None, idle, saver, sleepers.saver)?,
-            self.run("transfer", None, idle, transfer, sleepers.transfer)?,
+            self.run("saver", Share::AtLeisure, idle, saver, sleepers.saver)?,
+            self.run(
+                "transfer",
+                Share::AtLeisure,
+                idle,
+                transfer,
+                sleepers.transfer,
+            )?,
         ])
     }
 
     fn run(
         &self,
         name: &str,
-        core: Option<usize>,
+        share: Share,
         idle: Idle,
         plan: impl Plan,
         sleeper: Sleeper,
@@ -479,10 +496,14 @@ impl<'a> Starter<'a> {
         std::thread::Builder::new()
             .name(format!("rr{}-{name}", self.config.id))
             .spawn(move || {
-                if let Some(core) = core
-                    && !core_affinity::set_for_current(core_affinity::CoreId { id: core })
-                {
-                    tracing::warn!("a thread could not be pinned to core {core}: it floats");
+                match share {
+                    Share::Full => {}
+                    Share::Pinned(id) => {
+                        if !core_affinity::set_for_current(core_affinity::CoreId { id }) {
+                            tracing::warn!("a thread could not be pinned to core {id}: it floats");
+                        }
+                    }
+                    Share::AtLeisure => storage::at_leisure(),
                 }
                 runner.run();
             })

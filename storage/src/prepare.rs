@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 
 use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File, Map};
+use crate::leisure::at_leisure;
 use crate::segment::{SegmentHeader, SparseIndex, State, View, segment_name};
 
 /// Purged segments kept for their next life; more are removed. As many as a snapshot lets go of by default: a log that
@@ -264,6 +265,7 @@ impl<D: Dir> Preparer<D> {
         let thread = std::thread::Builder::new()
             .name("ringraft-prepare".into())
             .spawn(move || {
+                at_leisure();
                 for job in to_do {
                     match job {
                         // Nobody listens when the log was dropped; then the jobs end as well.
