@@ -312,6 +312,9 @@ impl Act {
 /// How a node is damaged of whose files something is wrong.
 pub(crate) const DAMAGED: &str = "damaged";
 
+/// How a node is damaged that runs on with a record that has gone bad.
+pub(crate) const ROTTEN: &str = "rotten";
+
 /// How a node is damaged whose directory is empty, and whose operator has said that the old one is gone.
 pub(crate) const REJOINS: &str = "wiped, and rejoins";
 
@@ -375,6 +378,8 @@ pub(crate) struct SimNode {
     pub(crate) had: Option<(Model, u64)>,
     /// A bit for each peer whose directory it knows, durably.
     pub(crate) met: u64,
+    /// Bad places that were put right in this life.
+    pub(crate) mended: u64,
 }
 
 impl SimNode {

@@ -10,7 +10,9 @@ use storage::recover::Found;
 use crate::sim::clock::{NodeClock, TRUE_RATE};
 use crate::sim::invariants::logs::{Kept, Model};
 use crate::sim::invariants::{Verdict, broken};
-use crate::sim::life::{Armed, EVERYTHING, Life, REJOINS, Refusal, SimNode, Start};
+use crate::sim::life::{
+    Armed, DAMAGED, EVERYTHING, Life, REJOINS, ROTTEN, Refusal, SimNode, Start,
+};
 use crate::sim::marks;
 use crate::sim::plan::{Plan, Trouble};
 use crate::sim::rng::Rng;
@@ -134,6 +136,7 @@ impl World<'_> {
         node.model = model;
         node.life = Some(life);
         node.lives += 1;
+        node.mended = 0;
         node.hot = EVERYTHING;
         node.wake_us = now_us;
         node.stalled = None;
@@ -254,6 +257,9 @@ impl World<'_> {
         let Some(life) = node.life.take() else {
             return Ok(());
         };
+        if node.damaged == Some(ROTTEN) {
+            node.damaged = Some(DAMAGED); // From now on it is for the start to find.
+        }
         node.kept = Some(life.kept());
         if life.flush_done_us.is_some() {
             self.counts.add("mark: ended while a flush was in flight");
@@ -337,6 +343,7 @@ impl SimNode {
             seen: (Role::Follower, 0),
             owes: None,
             met: 0,
+            mended: 0,
             had: None,
         }
     }

@@ -10,7 +10,7 @@ use storage::Dir;
 use crate::Role;
 use crate::sim::invariants::office::Copy;
 use crate::sim::invariants::{Verdict, bounds, broken, promises};
-use crate::sim::life::{Act, DAMAGED, REJOINS, SimNode};
+use crate::sim::life::{Act, DAMAGED, REJOINS, ROTTEN, SimNode};
 use crate::sim::world::{World, tell};
 
 impl World<'_> {
@@ -29,6 +29,7 @@ impl World<'_> {
                 self.follow_log(at)?;
                 self.look_whether_healed(at);
             }
+            Act::Save if work > 0 => self.look_whether_mended(at),
             Act::Consensus if work > 0 => self.look_at_office(at, before)?,
             Act::Send if work > 0 => self.look_at_promises(at)?,
             Act::Receive if work > 0 => self.hear_news(),
@@ -70,6 +71,23 @@ impl World<'_> {
         let last = self.nodes[at].model.last();
         tell!(self, "n{} has written up to {last}", at + 1);
         self.look_at_completeness(at)
+    }
+
+    /// A record that had gone bad under the node is what it was.
+    fn look_whether_mended(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let Some(life) = &node.life else {
+            return;
+        };
+        let repairs = life.shared.repairs().clone();
+        if repairs.mended > node.mended {
+            self.counts.add("mark: a record was put back");
+            tell!(self, "n{}: {}", at + 1, repairs.last.unwrap_or_default());
+            if node.damaged == Some(ROTTEN) {
+                node.damaged = None;
+            }
+        }
+        node.mended = repairs.mended;
     }
 
     /// The node has forgotten, durably, that something was missing.

@@ -58,9 +58,11 @@ pub(crate) enum Trouble {
     Misdirected,
     /// A node comes back with an empty directory.
     Wipe,
+    /// A bit of a record changes on the disk of a node that runs, in a part of the log that it has applied.
+    RotInUse,
 }
 
-pub(crate) const TROUBLES: [(Trouble, &str); 22] = [
+pub(crate) const TROUBLES: [(Trouble, &str); 23] = [
     (Trouble::Kill, "fault: process killed"),
     (Trouble::Leave, "fault: process left in order"),
     (Trouble::PowerCut, "fault: power cut"),
@@ -86,6 +88,7 @@ pub(crate) const TROUBLES: [(Trouble, &str); 22] = [
     (Trouble::BitRot, "fault: bit rot"),
     (Trouble::Misdirected, "fault: misdirected write"),
     (Trouble::Wipe, "fault: wiped directory"),
+    (Trouble::RotInUse, "fault: bit rot in use"),
 ];
 
 /// What the clients do, and with what.
@@ -226,11 +229,16 @@ impl Plan {
             queue_frames: rng.pick(&[64, 1024]),
         };
         let odds = rng.pick(&[150_000, 400_000, 800_000]);
-        let troubles = TROUBLES
+        let drawn = |trouble: &Trouble| *trouble != Trouble::RotInUse && rng.chance(odds);
+        let mut troubles: Vec<Trouble> = TROUBLES
             .iter()
             .map(|(trouble, _)| *trouble)
-            .filter(|_| rng.chance(odds))
+            .filter(drawn)
             .collect();
+        // It would stay until the next start where nothing is read again.
+        if !config.scrub_every.is_zero() && troubles.contains(&Trouble::BitRot) {
+            troubles.extend([Trouble::RotInUse; 3]);
+        }
         let trouble_every_us = election_us * rng.pick(&[1, 4, 15]);
         let duration_us = (trouble_every_us * rng.pick(&[10, 30])).clamp(3_000_000, 120_000_000);
         let ops = rng.pick(&[150, 500, 1_500]);

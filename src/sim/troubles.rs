@@ -9,7 +9,7 @@ use crate::Role;
 use crate::flow::shared::Stop;
 use crate::sim::invariants::Verdict;
 use crate::sim::invariants::logs::Model;
-use crate::sim::life::{DAMAGED, REJOINS};
+use crate::sim::life::{DAMAGED, REJOINS, ROTTEN};
 use crate::sim::lives::{End, WIPED};
 use crate::sim::plan::{Plan, TROUBLES, Trouble};
 use crate::sim::rng::Rng;
@@ -209,6 +209,7 @@ impl World<'_> {
             {
                 return self.damage(at, trouble);
             }
+            Trouble::RotInUse if lives && self.may_damage(at) => return Ok(self.rot(at)),
             Trouble::Wipe if self.may_damage(at) && self.is_known_to_all(at) => {
                 let (may_rejoin, must_rejoin) = (
                     !self.is_any(|how| how != REJOINS),
@@ -376,6 +377,49 @@ impl World<'_> {
         }
         self.nodes[at].damaged = Some(DAMAGED);
         Ok(true)
+    }
+
+    /// A bit changes in a record that is applied, in a segment behind which the log goes on. False: there is none.
+    fn rot(&mut self, at: usize) -> bool {
+        let node = &mut self.nodes[at];
+        let rng = &mut self.troubles.rng;
+        let life = node.life.as_ref().expect("it runs");
+        let first = life.shared.marks.first.load(Ordering::Relaxed);
+        let certain = life.shared.marks.certain();
+        if first == 0 || certain < first {
+            return false;
+        }
+        let index = rng.between(first, certain);
+        let Some(record) = life.reader.slice(index, index, 1) else {
+            return false;
+        };
+        let record = record.as_ref().to_vec();
+        let mut log = node.disk.list("log").unwrap_or_default();
+        log.sort_unstable();
+        // The last one is written to, and a spare lies ready.
+        log.truncate(log.len().saturating_sub(2));
+        let bit = rng.below(record.len() as u64 * 8) as usize;
+        // Length and index are what finds the records behind it, for whoever looks before it is mended.
+        let byte = if (4..16).contains(&(bit / 8)) {
+            0
+        } else {
+            bit / 8
+        };
+        let changed = log.iter().any(|name| {
+            let mut found = false;
+            let damaged = node.disk.damage(&format!("log/{name}"), |bytes| {
+                let place = bytes.windows(record.len()).position(|at| at == record);
+                if let Some(place) = place {
+                    bytes[place + byte] ^= 1 << (bit % 8);
+                    found = true;
+                }
+            });
+            damaged.is_ok() && found
+        });
+        if changed {
+            node.damaged = Some(ROTTEN);
+        }
+        changed
     }
 
     /// Nothing goes wrong from here on, and what has gone wrong is put right.
