@@ -125,7 +125,8 @@ pub struct SnapshotStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Repairs {
-    /// Files or copies that the start wrote anew from what was sound beside them.
+    /// Files or copies that the start wrote anew from what was sound beside them, and segments that it dropped because a
+    /// snapshot has what was bad in them.
     pub mended_at_start: u64,
     /// Torn ends of the log that it cut off: nobody had been told of what was in them.
     pub cut_at_start: u64,
@@ -148,7 +149,9 @@ impl Repairs {
         let mut told = Vec::new();
         for decision in &recovered.decisions {
             let (count, weight) = match (decision.action, &decision.found) {
-                (Action::Mend, _) | (_, Found::MetaSlotTorn) => (&mut repairs.mended_at_start, 1),
+                (Action::Mend, _) | (_, Found::MetaSlotTorn | Found::Covered { .. }) => {
+                    (&mut repairs.mended_at_start, 1)
+                }
                 (Action::Cut, Found::Torn { .. }) => (&mut repairs.cut_at_start, 0),
                 (Action::SetAside, _) => (&mut repairs.set_aside_at_start, 2),
                 (Action::Heal, _) => (&mut repairs.healed_at_start, 3),

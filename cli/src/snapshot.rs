@@ -27,7 +27,8 @@ pub(crate) fn run(at: &Where, all: bool, out: &mut Out) -> Result<Verdict, Faile
         }
         if at.json {
             let snapshots: Vec<_> = snapshots.iter().map(as_json).collect();
-            found.push(json!({ "path": dir, "snapshots": snapshots }));
+            let aside = inspect::snapshots_set_aside(&dir)?;
+            found.push(json!({ "path": dir, "snapshots": snapshots, "set_aside": aside }));
             continue;
         }
         out.line(dir.display())?;
@@ -36,6 +37,9 @@ pub(crate) fn run(at: &Where, all: bool, out: &mut Out) -> Result<Verdict, Faile
             .filter(|snapshot| all || snapshot.read.is_err())
         {
             out.line(format_args!("  {}", line(snapshot)))?;
+        }
+        for file in inspect::snapshots_set_aside(&dir)? {
+            out.line(format_args!("  note: {}", inspect::set_aside(&file)))?;
         }
         let bad = snapshots.iter().filter(|snapshot| snapshot.read.is_err());
         let (bad, of) = (bad.count(), snapshots.len());

@@ -14,7 +14,12 @@ pub(crate) fn run(at: &Where, out: &mut Out) -> Result<Verdict, Failed> {
         all_of_them = all_of_them.and(verdict(&seen));
         if at.json {
             let damage = seen.damage();
-            all.push(json!({ "path": seen.path, "sound": damage.is_empty(), "damage": damage }));
+            all.push(json!({
+                "path": seen.path,
+                "sound": damage.is_empty(),
+                "damage": damage,
+                "notes": seen.notes(),
+            }));
         } else {
             out.line(seen.path.display())?;
             conclusion(&seen, out)?;
@@ -35,6 +40,9 @@ pub(crate) fn verdict(seen: &Inspection) -> Verdict {
 
 /// The last lines about a directory: what is wrong, and what happens at the next start.
 pub(crate) fn conclusion(seen: &Inspection, out: &mut Out) -> Result<(), Failed> {
+    for line in seen.notes() {
+        out.line(format_args!("  note: {line}"))?;
+    }
     let damage = seen.damage();
     if damage.is_empty() {
         return match &seen.alone {

@@ -165,6 +165,13 @@ fn story(tool: &str, course: Course, find: impl FnOnce(&Path) -> Damage) {
             section.is_some_and(|section| section.text("rot").contains(&damage.name()))
         });
     }
+    if course != Course::Scrubbed {
+        let count = |field: &str| snapshot_number(&cluster, hurt, field);
+        let told = count("start_mended") + count("start_set_aside") + count("start_healed");
+        let section = cluster.section(hurt, "snapshot").expect("it answers");
+        let last = section.text("repair_last");
+        assert!(told > 0 && last.contains(&damage.name()), "{told}: {last}");
+    }
     load.until_more(50);
     let log = cluster.log(hurt);
     let said = &log[before..];
@@ -191,13 +198,67 @@ fn story(tool: &str, course: Course, find: impl FnOnce(&Path) -> Damage) {
     }
     assert_same_state(&cluster);
     cluster.terminate(hurt);
-    // A bad snapshot was set aside for the operator, who is told of it until it is gone.
+    // A bad snapshot was set aside for the operator. It is no damage any more, and he is told of it until it is gone.
     for aside in sorted(data.join("group-0/snap"), "bad") {
-        let (sound, said) = verify("log", &data);
-        assert!(!sound && said.contains(".bad"), "{said}");
+        for what in ["log", "snapshot"] {
+            let (sound, said) = verify(what, &data);
+            assert!(sound && said.contains(".bad"), "{said}");
+        }
         fs::remove_file(aside).expect("it can be removed");
     }
     assert_sound(&data);
+}
+
+/// Damage under a node that runs: it finds the place, asks the others, and is whole again without a restart.
+fn story_in_use(find: impl FnOnce(&Path) -> Damage) {
+    let args = [&KEEP[..], &["--scrub-every", "500ms"]].concat();
+    let mut cluster = Cluster::start_with_args(3, &args);
+    let leader = cluster.until_leader();
+    let hurt = leader % 3 + 1;
+    fill(&cluster, leader, 10, 330);
+    cluster.until_equal();
+    let load = Load::start(&cluster, "a", 3);
+    load.until_more(50);
+    let data = cluster.data(hurt);
+    let damage = find(&data.join("group-0"));
+    let before = fs::read(&damage.file).expect("it can be read");
+    damage.happen();
+    until("it is found and mended", || {
+        snapshot_number(&cluster, hurt, "rot_mended") == 1
+    });
+    assert_eq!(snapshot_number(&cluster, hurt, "rot_found"), 1);
+    assert_eq!(snapshot_number(&cluster, hurt, "healing"), 0);
+    let section = cluster.section(hurt, "snapshot").expect("it answers");
+    let last = section.text("repair_last").to_owned();
+    assert!(
+        last.starts_with("mended:") && last.contains(&damage.name()),
+        "{last}"
+    );
+    assert!(cluster.log(hurt).contains("mended: "));
+    assert_eq!(
+        fs::read(&damage.file).expect("it can be read"),
+        before,
+        "to the byte"
+    );
+    load.until_more(50);
+    let tally = load.finish();
+    check(&tally, cluster.get(hurt, "a"));
+    cluster.terminate(hurt);
+    assert_sound(&data);
+    cluster.start_one(hurt);
+    cluster.until_answers(hurt);
+    assert_eq!(snapshot_number(&cluster, hurt, "start_healed"), 0);
+    assert_same_state(&cluster);
+}
+
+#[test]
+fn in_a_record_under_a_running_node() {
+    story_in_use(|group| Damage::at(segments(group)[1].clone(), 1 << 20));
+}
+
+#[test]
+fn in_the_header_of_a_segment_under_a_running_node() {
+    story_in_use(|group| Damage::at(segments(group)[1].clone(), 20));
 }
 
 #[test]

@@ -78,7 +78,7 @@ pub enum Outcome {
 
 impl Inspection {
     /// Everything that is damaged or lost, a line each; empty for a sound directory. A torn tail is no damage: nobody was
-    /// told of what is cut off there.
+    /// told of what is cut off there. Neither is what an earlier start has put aside: see [`Inspection::notes`].
     pub fn damage(&self) -> Vec<String> {
         let mut lines = Vec::new();
         lines.extend(self.identity.trouble("identity"));
@@ -95,10 +95,7 @@ impl Inspection {
             });
         }
         let bad = |decision: &&Decision| {
-            matches!(
-                decision.found,
-                Found::Snapshot(SnapshotFound::Bad { .. } | SnapshotFound::SetAside)
-            )
+            matches!(decision.found, Found::Snapshot(SnapshotFound::Bad { .. }))
         };
         lines.extend(self.snapshots.iter().filter(bad).map(without_action));
         let mut said = String::new();
@@ -130,10 +127,40 @@ impl Inspection {
         lines
     }
 
+    /// What is no damage and worth knowing, a line each: snapshots that were found damaged earlier, and stand for nothing
+    /// any more.
+    pub fn notes(&self) -> Vec<String> {
+        let aside = |decision: &&Decision| {
+            matches!(decision.found, Found::Snapshot(SnapshotFound::SetAside))
+        };
+        let aside = self.snapshots.iter().filter(aside);
+        aside.map(|decision| set_aside(&decision.file)).collect()
+    }
+
     /// Term and vote as the next start reads them.
     pub fn vote(&self) -> Option<Vote> {
         self.meta.in_force().map(|slot| slot.vote)
     }
+}
+
+/// What a file with the end `.bad` is.
+pub fn set_aside(file: &str) -> String {
+    format!(
+        "{file} is a snapshot that was found damaged and put aside; nothing reads it any more, and it may be removed when \
+         it was looked at"
+    )
+}
+
+/// The files of such snapshots in the directory of one group.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn snapshots_set_aside(path: &Path) -> Result<Vec<String>, StorageError> {
+    let dir = ReadOnly::new(path);
+    let mut names = dir.list("snap").doing("list", &dir.path("snap"))?;
+    names.retain(|name| SnapshotId::of_file(name, snapshot::BAD).is_some());
+    names.sort_unstable();
+    Ok(names.iter().map(|name| format!("snap/{name}")).collect())
 }
 
 /// The last part of a decision says what is done, and nothing is done here.

@@ -96,7 +96,7 @@ impl SnapshotId {
     }
 
     /// The id in a file's name with this ending, if it is such a name.
-    fn of_file(name: &str, ending: &str) -> Option<SnapshotId> {
+    pub(crate) fn of_file(name: &str, ending: &str) -> Option<SnapshotId> {
         let stem = name.strip_suffix(ending)?.strip_suffix('.')?;
         let mut parts = stem.split('-');
         let mut number = || parts.next()?.parse().ok();
@@ -115,7 +115,7 @@ impl SnapshotId {
 /// Endings of the names in the folder.
 const WHOLE: &str = "snap";
 const PARTIAL: &str = "part";
-const BAD: &str = "bad";
+pub(crate) const BAD: &str = "bad";
 const UNFINISHED: &str = "tmp";
 
 #[cfg(test)]
