@@ -155,9 +155,11 @@ impl Repairs {
                 (Action::Cut, Found::Torn { .. }) => (&mut repairs.cut_at_start, 0),
                 (Action::SetAside, _) => (&mut repairs.set_aside_at_start, 2),
                 (Action::Heal, _) => (&mut repairs.healed_at_start, 3),
-                (Action::Remove, Found::SegmentDamaged { .. } | Found::GivenUp) => {
-                    (&mut repairs.healed_at_start, 3)
+                // It says what is wrong with the file; that the log ends before it follows.
+                (Action::Remove, Found::SegmentDamaged { in_use: true, .. }) => {
+                    (&mut repairs.healed_at_start, 5)
                 }
+                (Action::Remove, Found::GivenUp) => (&mut repairs.healed_at_start, 3),
                 _ => continue,
             };
             *count += 1;

@@ -285,3 +285,30 @@ impl Marks {
 pub(crate) fn advance(mark: &AtomicU64, to: u64) {
     mark.store(to, Ordering::Release);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_applied_or_about_to_be_replaced_is_not_certain() {
+        let marks = Marks::default();
+        for (mark, to) in [
+            (&marks.last, 90),
+            (&marks.committed, 70),
+            (&marks.applied, 60),
+            (&marks.first, 10),
+        ] {
+            advance(mark, to);
+        }
+        assert_eq!(marks.certain(), 60);
+        // A snapshot is restored before the log is replaced: what stands there is nobody's.
+        advance(&marks.restore, 80);
+        advance(&marks.applied, 80);
+        advance(&marks.committed, 80);
+        assert_eq!(marks.certain(), 0);
+        advance(&marks.first, 81);
+        advance(&marks.applied, 85);
+        assert_eq!(marks.certain(), 80);
+    }
+}
