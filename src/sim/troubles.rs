@@ -379,7 +379,7 @@ impl World<'_> {
         Ok(true)
     }
 
-    /// A bit changes in a record that is applied, in a segment behind which the log goes on. False: there is none.
+    /// A bit changes in a record that is applied. False: there is none.
     fn rot(&mut self, at: usize) -> bool {
         let node = &mut self.nodes[at];
         let rng = &mut self.troubles.rng;
@@ -394,10 +394,7 @@ impl World<'_> {
             return false;
         };
         let record = record.as_ref().to_vec();
-        let mut log = node.disk.list("log").unwrap_or_default();
-        log.sort_unstable();
-        // The last one is written to, and a spare lies ready.
-        log.truncate(log.len().saturating_sub(2));
+        let log = node.disk.list("log").unwrap_or_default();
         let bit = rng.below(record.len() as u64 * 8) as usize;
         // Length and index are what finds the records behind it, for whoever looks before it is mended.
         let byte = if (4..16).contains(&(bit / 8)) {
