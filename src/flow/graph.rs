@@ -226,8 +226,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         nonce as u32,
         clock,
         table.clone(),
-        desk,
-        errand,
+        (desk, errand),
         log.reader(),
         replaces,
     ));

@@ -91,7 +91,8 @@ impl<D: Dir> Saver<D> {
 
     fn scrub(&mut self, now_us: u64) -> usize {
         let is_due = now_us >= self.scrubber.due_us();
-        if !is_due && !(self.scrubber.is_mending() && self.shared.errand.is_answered()) {
+        let is_answered = self.scrubber.is_mending() && self.shared.errand.is_answered();
+        if !is_due && !is_answered {
             return 0;
         }
         let node = self.shared.id.0;

@@ -66,8 +66,7 @@ impl Shared {
         nonce: u32,
         clock: Clock,
         table: Arc<Table>,
-        desk: Desk,
-        errand: Errand,
+        (desk, errand): (Desk, Errand),
         reader: Reader,
         replaces: Arc<AtomicBool>,
     ) -> Self {

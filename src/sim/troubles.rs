@@ -386,10 +386,11 @@ impl World<'_> {
         let life = node.life.as_ref().expect("it runs");
         let first = life.shared.marks.first.load(Ordering::Relaxed);
         let certain = life.shared.marks.certain();
-        if first == 0 || certain < first {
+        // Not the last of them: by that one it is told whether the log goes on where it was.
+        if first == 0 || certain <= first {
             return false;
         }
-        let index = rng.between(first, certain);
+        let index = rng.between(first, certain - 1);
         let Some(record) = life.reader.slice(index, index, 1) else {
             return false;
         };

@@ -185,8 +185,10 @@ impl std::fmt::Debug for FlushOptions {
 /// A file seen as memory, for reading. Clones share the mapping.
 ///
 /// The file may be written while it is mapped: the log reads only ranges that it has published as
-/// written, and writes a published range again only when the records there were truncated. Whoever
-/// holds on to truncated records may see other bytes there; the checksum of the record tells.
+/// written, and writes a published range again only when the records there were truncated, or have gone
+/// bad and are put back (`crate::mend`). Whoever holds on to such records may see other bytes there; the
+/// checksum of the record tells. A page that the disk does not give back is a signal to whoever looks at
+/// it here, and ends the process: who looks for damage reads the file.
 #[derive(Clone, Debug)]
 pub struct Map(MapKind);
 

@@ -712,7 +712,7 @@ pub(crate) struct Bytes(Box<[UnsafeCell<u8>]>);
 
 // SAFETY: all access is through `slice` and `write`, whose callers keep to the contract of
 // `file::Map`: a range is read only after it was published as written, which orders the write before
-// the read, and it is written again only when its records were truncated.
+// the read, and it is written again only when its records were truncated, or are bad and put back.
 unsafe impl Sync for Bytes {}
 
 impl std::fmt::Debug for Bytes {
