@@ -126,3 +126,64 @@ impl History {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRITE: Deed = Deed::Write {
+        register: 1,
+        new: 7,
+    };
+    const SET: Deed = Deed::CompareAndSet {
+        register: 1,
+        expected: Some(7),
+        new: 8,
+    };
+
+    fn check_of(history: &History) -> (Option<&'static str>, Counts) {
+        let mut counts = Counts::default();
+        let found = history.check(&mut counts).err();
+        (found.map(|broken| broken.check), counts)
+    }
+
+    #[test]
+    fn each_register_has_an_order_of_its_own_and_one_without_is_found() {
+        let mut history = History::new(2);
+        let (write, set) = (history.event(), history.event());
+        history.did(write, WRITE, Seen::Written(true));
+        history.did(set, SET, Seen::Written(true));
+        let read = history.event();
+        history.found(read, 0, Seen::Value(None));
+        let (found, counts) = check_of(&history);
+        assert_eq!(found, None);
+        assert_eq!(counts.of("history: register"), 2);
+        assert_eq!(counts.of("history: compare-and-set, won"), 1);
+        let read = history.event();
+        history.found(read, 1, Seen::Value(Some(7)));
+        assert_eq!(check_of(&history).0, Some("linearizability"), "8 was there");
+    }
+
+    #[test]
+    fn what_has_no_outcome_may_be_seen_at_any_time_later_and_never_before() {
+        let mut history = History::new(2);
+        let read = history.event();
+        history.found(read, 1, Seen::Value(None));
+        let (write, set) = (history.event(), history.event());
+        history.lost(write, WRITE);
+        history.lost(set, SET);
+        for seen in [None, Some(7), Some(8)] {
+            let read = history.event();
+            history.found(read, 1, Seen::Value(seen));
+        }
+        let (found, counts) = check_of(&history);
+        assert_eq!(found, None);
+        assert_eq!(counts.of("history: compare-and-set, unknown"), 1);
+        let mut early = History::new(2);
+        let read = early.event();
+        early.found(read, 1, Seen::Value(Some(7)));
+        let write = early.event();
+        early.lost(write, WRITE);
+        assert_eq!(check_of(&early).0, Some("linearizability"));
+    }
+}

@@ -339,4 +339,70 @@ mod tests {
         book.apply(2, 3, entry(1, 2));
         assert_eq!(book.violation, None);
     }
+
+    #[test]
+    fn what_is_done_twice_under_two_requests_is_found_and_so_is_another_answer() {
+        let mut book = book();
+        book.apply(1, 3, entry(1, 2));
+        // Request 2 tries operation 1 again.
+        let again = book.begin();
+        let retry = |did, answer| Applied {
+            did,
+            answer,
+            ..entry(again, 2)
+        };
+        book.repeated(1, 1, 0, 0);
+        book.apply(1, 4, retry(None, 0));
+        assert_eq!((book.violation.take(), book.place_of(1)), (None, Some(3)));
+        assert_eq!(book.repeated_from_snapshots, 0);
+        book.repeated(2, 1, 0, 3);
+        assert_eq!(book.repeated_from_snapshots, 1, "it was done at 3");
+        let wrongs: [fn(&mut Book, Applied); 5] = [
+            |book, entry| book.apply(2, 4, entry),
+            |book, _| book.repeated(2, 1, 7, 0),
+            |book, _| book.repeated(2, 2, 0, 0),
+            |book, entry| {
+                let third = book.begin();
+                book.apply(1, 5, Applied { op: third, ..entry });
+            },
+            // It is about a session, and nobody has sent such a thing.
+            |book, entry| {
+                let about = Applied {
+                    op: MANAGED,
+                    did: None,
+                    ..entry
+                };
+                book.apply(1, 6, about);
+            },
+        ];
+        for (number, wrong) in wrongs.iter().enumerate() {
+            wrong(&mut book, retry(Some(1), 0));
+            assert!(book.violation.take().is_some(), "number {number}");
+        }
+    }
+
+    #[test]
+    fn two_snapshots_of_one_index_are_the_same_bytes() {
+        let mut book = book();
+        for (node, index, bytes) in [(1, 2, 7), (2, 2, 7), (3, 1, 8)] {
+            book.captured(node, index, bytes);
+            assert_eq!(book.violation, None);
+        }
+        book.captured(3, 2, 8);
+        assert!(book.violation.is_some());
+    }
+
+    #[test]
+    fn a_register_has_what_was_written_last_up_to_an_index() {
+        let mut book = book();
+        let wrote = |value| Applied {
+            wrote: Some((1, value)),
+            ..entry(1, 2)
+        };
+        book.apply(1, 3, wrote(7));
+        book.apply(1, 4, wrote(8));
+        let found = [2, 3, 4, 9].map(|index| book.register_at(1, index));
+        assert_eq!(found, [None, Some(7), Some(8), Some(8)]);
+        assert_eq!(book.register_at(0, 9), None);
+    }
 }

@@ -1,11 +1,15 @@
-//! The rare paths that a long run must have been on: one that no seed reaches is not tested.
+//! The rare paths that a long run must have been on, and what it must have seen: what no seed reaches is not tested.
 
 use storage::recover::Found;
 
 /// Each is counted as it is met.
-pub(crate) const MARKS: [&str; 35] = [
+pub(crate) const MARKS: [&str; 52] = [
+    "history: compare-and-set, lost",
+    "history: compare-and-set, unknown",
+    "history: compare-and-set, won",
     "mark: a candidate gave way within its term",
     "mark: a connection was given up",
+    "mark: a first answer was known from a snapshot only",
     "mark: a leader stepped down within its term",
     "mark: a lease ran when a read asked for it",
     "mark: a node began to heal",
@@ -39,6 +43,19 @@ pub(crate) const MARKS: [&str; 35] = [
     "mark: truncated while a flush was in flight",
     "mark: two leaders of different terms at once",
     "mark: written while a flush was in flight",
+    "read: by a lease, where there is one",
+    "read: by a round",
+    "read: of bounded age",
+    "read: stale",
+    "read: through the log",
+    "sessions: answers not kept",
+    "sessions: evicted or closed, says a try",
+    "sessions: expired, and done",
+    "sessions: first answers given again",
+    "sessions: given up, and done",
+    "sessions: late tries found too old",
+    "sessions: too far",
+    "sessions: tries beside others",
 ];
 
 /// The mark of what a recovery has found in a file, if that is rare.

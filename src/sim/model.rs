@@ -140,6 +140,34 @@ enum State {
 }
 
 impl State {
+    /// What is to be answered, and which register was changed.
+    fn apply(&mut self, command: &[u8]) -> io::Result<(Seen, Option<(u8, i64)>)> {
+        let values = match self {
+            Self::Counter(value) => {
+                *value += 1;
+                return Ok((Seen::Count(*value), None));
+            }
+            Self::Registers(values) => values,
+        };
+        let (register, expected, new) = match Deed::decode(command) {
+            Some(Deed::Write { register, new }) => (register, None, new),
+            Some(Deed::CompareAndSet {
+                register,
+                expected,
+                new,
+            }) => (register, Some(expected), new),
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        };
+        let value = values
+            .get_mut(usize::from(register))
+            .ok_or(io::ErrorKind::InvalidData)?;
+        if expected.is_some_and(|expected| expected != *value) {
+            return Ok((Seen::Written(false), None));
+        }
+        *value = Some(new);
+        Ok((Seen::Written(true), Some((register, new))))
+    }
+
     /// A number of it: two states that differ have others.
     fn value(&self) -> u64 {
         match self {
@@ -157,7 +185,8 @@ pub(crate) struct Model {
     state: State,
     /// Set from outside: the next command makes it panic.
     panics: Arc<AtomicBool>,
-    long_answers: bool,
+    /// Answers differ in length, and are written only where they are wanted, as any machine may do.
+    in_sessions: bool,
     ledger: Ledger,
 }
 
@@ -165,7 +194,7 @@ impl Model {
     /// A counter, or so many registers.
     pub(crate) fn new(
         registers: u8,
-        long_answers: bool,
+        in_sessions: bool,
         panics: Arc<AtomicBool>,
         ledger: Ledger,
     ) -> Self {
@@ -175,7 +204,7 @@ impl Model {
                 count => State::Registers(vec![None; usize::from(count)]),
             },
             panics,
-            long_answers,
+            in_sessions,
             ledger,
         }
     }
@@ -191,33 +220,15 @@ impl StateMachine for Model {
                 ));
             }
             let op = op_of(entry.command).ok_or(io::ErrorKind::InvalidData)?;
-            let mut wrote = None;
-            match &mut self.state {
-                State::Counter(value) => {
-                    *value += 1;
-                    reply.extend_from_slice(&value.to_le_bytes());
-                }
-                State::Registers(values) => {
-                    let (register, value) = match Deed::decode(entry.command) {
-                        Some(Deed::Write { register, new }) => (register, Some(new)),
-                        Some(Deed::CompareAndSet {
-                            register,
-                            expected,
-                            new,
-                        }) => {
-                            let finds = values.get(usize::from(register)) == Some(&expected);
-                            (register, finds.then_some(new))
-                        }
-                        _ => return Err(io::ErrorKind::InvalidData.into()),
-                    };
-                    reply.push(u8::from(value.is_some()));
-                    if let Some(value) = value {
-                        values[usize::from(register)] = Some(value);
-                        wrote = Some((register, value));
-                    }
+            let (seen, wrote) = self.state.apply(entry.command)?;
+            if entry.local || !self.in_sessions {
+                match seen {
+                    Seen::Count(value) => reply.extend_from_slice(&value.to_le_bytes()),
+                    Seen::Written(done) => reply.push(u8::from(done)),
+                    Seen::Value(_) => unreachable!("no command reads"),
                 }
             }
-            if self.long_answers {
+            if entry.local && self.in_sessions {
                 reply.resize(reply.len() + filler_bytes(op), op as u8);
             }
             self.ledger.book().done = Some(Done {
@@ -280,5 +291,75 @@ impl StateMachine for Model {
             wrote: None,
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compare_and_set_writes_where_it_finds_what_it_expects() {
+        let set = |register, expected, new| Deed::CompareAndSet {
+            register,
+            expected,
+            new,
+        };
+        let write = |register, new| Deed::Write { register, new };
+        let mut state = State::Registers(vec![None; 2]);
+        for (deed, written) in [
+            (set(0, Some(3), 1), false),
+            (set(0, None, 1), true),
+            (set(1, None, 2), true),
+            (write(0, 3), true),
+            (set(0, Some(1), 4), false),
+            (set(0, Some(3), 5), true),
+        ] {
+            let mut command = Vec::new();
+            deed.encode(9, 40, &mut command);
+            assert_eq!((command.len(), op_of(&command)), (40, Some(9)));
+            let (seen, wrote) = state.apply(&command).expect("it is a command");
+            assert_eq!(seen, Seen::Written(written), "{deed:?}");
+            assert_eq!(wrote.is_some(), written, "{deed:?}");
+        }
+        let State::Registers(values) = &state else {
+            panic!("{state:?}")
+        };
+        assert_eq!(values[..], [Some(5), Some(2)]);
+        assert!(state.apply(&[0; 26]).is_err(), "too short");
+        let mut command = Vec::new();
+        write(2, 1).encode(9, 0, &mut command);
+        assert!(state.apply(&command).is_err(), "there is no third one");
+    }
+
+    #[test]
+    fn states_that_differ_have_other_numbers() {
+        let of = |values: &[Option<i64>]| State::Registers(values.to_vec()).value();
+        let all = [
+            of(&[None, None]),
+            of(&[Some(0), None]),
+            of(&[None, Some(0)]),
+            of(&[Some(1), Some(0)]),
+        ];
+        for (at, value) in all.iter().enumerate() {
+            assert!(!all[..at].contains(value), "{all:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_is_none() {
+        assert_eq!(found(&[0]), Some(Seen::Value(None)));
+        let mut bytes = vec![1];
+        bytes.extend_from_slice(&7_i64.to_le_bytes());
+        assert_eq!(found(&bytes), Some(Seen::Value(Some(7))));
+        for wrong in [&[][..], &[1], &[2], &bytes[..8]] {
+            assert_eq!(found(wrong), None);
+        }
+        let write = Deed::Write {
+            register: 0,
+            new: 1,
+        };
+        assert_eq!(write.seen(&[1, 9, 9]), Some(Seen::Written(true)));
+        assert_eq!((write.seen(&[2]), Deed::Increment.seen(&[1])), (None, None));
     }
 }

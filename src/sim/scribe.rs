@@ -94,7 +94,9 @@ impl Pen {
             self.value = done.value;
         }
         let did = done.as_ref().and_then(|done| done.op);
-        let answer = digest(reply);
+        // To a command without a session only its own node need answer, where there are sessions.
+        let is_everywhere = !self.has_sessions || present.repeats.is_some() || did.is_none();
+        let answer = if is_everywhere { digest(reply) } else { 0 };
         match (did, present.repeats) {
             (Some(op), repeats) if op == repeats.unwrap_or(present.op) => {}
             (None, None) if present.op == MANAGED => {}

@@ -35,9 +35,22 @@ fn a_trace_changes_nothing_and_is_deterministic_itself() {
 
 #[test]
 fn a_fixed_set_of_seeds_passes() {
+    let mut counts = Counts::default();
     for seed in 0..60 {
         let report = run(&Options::new(seed));
         assert_eq!(report.failure, None, "seed {seed}");
+        counts.merge(&report.counts);
+    }
+    for met in [
+        "history: counter",
+        "history: compare-and-set, won",
+        "history: compare-and-set, lost",
+        "history: compare-and-set, unknown",
+        "sessions: first answers given again",
+        "sessions: evicted or closed, says a try",
+        "mark: a first answer was known from a snapshot only",
+    ] {
+        assert!(counts.of(met) > 0, "{met}: never, in\n{counts}");
     }
 }
 

@@ -5,9 +5,10 @@
 //! | `logs` | log matching; nothing committed is truncated; recovery keeps what was durable and invents nothing |
 //! | `office` | election safety, leader completeness, commits on a quorum of durable logs in the leader's own term |
 //! | `promises` | no vote, acknowledgement or term is told before it is durable |
-//! | `bounds` | `purged <= applied <= committed`, `durable <= written`, rings and tables within their limits |
+//! | `bounds` | `purged <= older snapshot`, `purged <= applied <= committed`, `durable <= written`, rings and tables within their limits |
 //!
-//! That state machines agree, that nothing is applied twice, and that what was refused is nowhere, is the ledger's.
+//! That state machines agree, that nothing is applied twice, and that what was refused is nowhere, is the ledger's; what a
+//! session promises to its client, that of `retries`.
 
 pub(crate) mod bounds;
 pub(crate) mod logs;
