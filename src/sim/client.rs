@@ -2,8 +2,9 @@
 //!
 //! Each answer is held against the ledger as it comes, and the whole history is checked for linearizability in the end: what
 //! was done, and what reads by round, by lease and through the log have seen. All of these stand in the log at or behind what
-//! had been answered before they were asked, which is looked at as well. A read that may be a little old must have what had been
-//! answered so long before it was asked, by the true time; a stale one what its node had applied.
+//! was committed when they were asked, which is looked at as well: that is more than what clients knew of, and by the rules of
+//! Raft it cannot be less. A read that may be a little old must have what had been committed so long before it was asked, by
+//! the true time; a stale one what its node had applied.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -60,7 +61,7 @@ struct Asked {
     node: u8,
     /// The event of its call; it is over when this is 0.
     call: u64,
-    /// How far the log was known to be committed, or is at least to be seen.
+    /// How far the log was committed, or is at least to be seen.
     floor: Index,
 }
 
@@ -76,8 +77,8 @@ pub(crate) struct Clients {
     known: Vec<Option<i64>>,
     retries: Option<Retries>,
     now_us: u64,
-    /// `(when, index)`: that this is committed, clients had been told by then; rising.
-    told: Vec<(u64, Index)>,
+    /// `(when, index)`: so much was committed by then; rising.
+    commits: Vec<(u64, Index)>,
     slowest_ppm: u64,
     next_us: u64,
     left: u64,
@@ -105,7 +106,7 @@ impl Clients {
             known: vec![None; usize::from(load.registers)],
             retries: load.sessions.clone().map(Retries::new),
             now_us: 0,
-            told: vec![(0, 0)],
+            commits: vec![(0, 0)],
             slowest_ppm: TRUE_RATE - plan.skew_ppm,
             next_us: 0,
             left: plan.ops,
@@ -265,9 +266,9 @@ impl Clients {
         matches!(ask, Some(Ask::Read(Way::Lease, _)))
     }
 
-    /// What clients know to be committed.
+    /// What is committed, whether a client knows of it or not.
     fn committed(&self) -> Index {
-        self.told.last().map_or(0, |told| told.1)
+        self.commits.last().map_or(0, |commit| commit.1)
     }
 
     /// What is asked for now on a node that has applied so much has to see at least this.
@@ -281,15 +282,15 @@ impl Clients {
         // By the slowest of clocks, which show whole microseconds.
         let true_us = age_us * TRUE_RATE / self.slowest_ppm + 4;
         let upto = self.now_us.saturating_sub(true_us);
-        let told = self.told.partition_point(|told| told.0 < upto);
-        let index = told.checked_sub(1).map_or(0, |last| self.told[last].1);
+        let before = self.commits.partition_point(|commit| commit.0 < upto);
+        let index = before.checked_sub(1).map_or(0, |last| self.commits[last].1);
         index.saturating_sub(entries)
     }
 
-    /// A client was told that this is committed.
-    fn tell(&mut self, index: Index) {
+    /// Some leader has committed this.
+    pub(crate) fn commits(&mut self, index: Index) {
         if index > self.committed() {
-            self.told.push((self.now_us, index));
+            self.commits.push((self.now_us, index));
         }
     }
 
@@ -482,7 +483,6 @@ impl Clients {
             }
             Ask::Session(next) => self.session_answered(op, next, &reply)?,
         }
-        self.tell(reply.index);
         Ok(Became::Done)
     }
 
@@ -583,14 +583,14 @@ impl Clients {
     }
 }
 
-/// What was answered before it was asked is seen by it, as far as it promises that.
+/// What was committed when it was asked is seen by it, as far as it promises that.
 fn late_enough(op: u64, asked: Asked, index: Index) -> Verdict {
     let (check, late) = match asked.ask {
         Ask::Wait(_) => ("waits are kept", index >= asked.floor),
         Ask::Read(Way::Old(..), _) => ("old reads are young enough", index >= asked.floor),
         Ask::Read(Way::Stale, _) => ("stale reads are of what is applied", index >= asked.floor),
-        Ask::Read(..) => ("reads see what was answered before", index >= asked.floor),
-        Ask::Do(_) | Ask::Session(_) => ("commands follow what was answered", index > asked.floor),
+        Ask::Read(..) => ("reads see what is committed", index >= asked.floor),
+        Ask::Do(_) | Ask::Session(_) => ("commands follow what is committed", index > asked.floor),
     };
     if late {
         return Ok(());
@@ -683,9 +683,9 @@ mod tests {
         };
         let read = |way| Ask::Read(way, 0);
         let least = [
-            (read(Way::Round), "reads see what was answered before"),
-            (read(Way::Lease), "reads see what was answered before"),
-            (read(Way::Log), "reads see what was answered before"),
+            (read(Way::Round), "reads see what is committed"),
+            (read(Way::Lease), "reads see what is committed"),
+            (read(Way::Log), "reads see what is committed"),
             (read(Way::Old(5, 0)), "old reads are young enough"),
             (read(Way::Stale), "stale reads are of what is applied"),
             (Ask::Wait(6), "waits are kept"),
@@ -698,20 +698,20 @@ mod tests {
         assert_eq!(check(command, 4), "nothing");
         assert_eq!(
             check(command, 5),
-            "commands follow what was answered",
+            "commands follow what is committed",
             "an index has one command"
         );
     }
 
     #[test]
-    fn what_clients_had_been_told_so_long_ago_is_the_least_that_an_old_read_sees() {
+    fn what_was_committed_so_long_ago_is_the_least_that_an_old_read_sees() {
         let mut rng = Rng::new(1);
         let mut plan = Plan::draw(&mut rng);
         plan.skew_ppm = 200_000;
         let mut clients = Clients::new(rng.fork(), Ledger::default(), &plan);
         for (now_us, index) in [(1_000, 1), (2_000, 5), (2_500, 4), (3_000, 6)] {
             clients.it_is(now_us);
-            clients.tell(index);
+            clients.commits(index);
         }
         clients.it_is(4_000);
         let floor = |age_us, entries| clients.floor_of(Ask::Read(Way::Old(age_us, entries), 0), 3);
@@ -725,7 +725,7 @@ mod tests {
         assert_eq!(
             floor(800, 0),
             5,
-            "1000 us, and what was told at that very moment"
+            "1000 us, and what was committed at that very moment"
         );
         assert_eq!(floor(2_500, 0), 0);
         assert_eq!(clients.floor_of(Ask::Read(Way::Stale, 0), 3), 3);

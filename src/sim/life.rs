@@ -359,6 +359,8 @@ pub(crate) struct SimNode {
     pub(crate) no_reads: bool,
     /// Its disk was damaged or wiped while it was down.
     pub(crate) damaged: Option<&'static str>,
+    /// It ever was: a bad place may be found long after.
+    pub(crate) was_damaged: bool,
     /// It is not started any more.
     pub(crate) retired: bool,
     /// It leaves in order, until its own clock shows this at the latest.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use storage::Memory;
 use storage::memory::Loss;
 use storage::recover::Found;
+use storage::snapshot::SnapshotFound;
 
 use crate::sim::clock::{NodeClock, TRUE_RATE};
 use crate::sim::invariants::logs::{Kept, Model};
@@ -68,6 +69,14 @@ impl World<'_> {
                         "node {} opens although {flushed} records had been durable and are not there",
                         at + 1
                     ),
+                )?;
+            }
+            if let Found::Snapshot(SnapshotFound::Bad { detail }) = &decision.found
+                && !(node.was_damaged || node.armed.error || node.no_reads)
+            {
+                broken(
+                    "what has a snapshot's name is one",
+                    format!("node {} finds in {}: {detail}", at + 1, decision.file),
                 )?;
             }
             if let Some(mark) = marks::of_recovery(&decision.found) {
@@ -334,6 +343,7 @@ impl SimNode {
             no_room: false,
             no_reads: false,
             damaged: None,
+            was_damaged: false,
             retired: false,
             drains_until_us: None,
             hot: 0,

@@ -134,6 +134,7 @@ impl World<'_> {
         }
         if role == Role::Leader && self.office.leads(at, term)? {
             self.counts.add("leaders elected");
+            self.look_at_leases(at, term)?;
             if self.nodes.iter().enumerate().any(|(other, node)| {
                 other != at && node.seen.0 == Role::Leader && node.life.is_some()
             }) {
@@ -159,6 +160,7 @@ impl World<'_> {
         };
         let logs: Vec<Copy<'_>> = self.nodes.iter().map(SimNode::copy).collect();
         let fresh = self.office.commits(at, term, committed, &logs)?;
+        self.clients.commits(committed);
         if fresh.earlier_terms {
             self.counts
                 .add("mark: entries of an earlier term committed through a new one");
@@ -168,6 +170,29 @@ impl World<'_> {
                 .add("mark: committed before the leader's own flush");
         }
         self.duel(at)
+    }
+
+    /// Nobody is elected while a lease of an older leader runs, by that leader's own clock.
+    fn look_at_leases(&mut self, at: usize, term: u64) -> Verdict {
+        for (other, node) in self.nodes.iter().enumerate() {
+            let Some(life) = &node.life else { continue };
+            let own_us = life.clock.now_us();
+            let lease = life.stages.consensus.core().lease_index(own_us);
+            let held = life.shared.term();
+            // Who hears late of its election may find a newer leader in office.
+            if lease.is_none() || held >= term {
+                continue;
+            }
+            broken(
+                "a lease ends before another leads",
+                format!(
+                    "node {} leads term {term}, and the lease of node {} of term {held} runs",
+                    at + 1,
+                    other + 1
+                ),
+            )?;
+        }
+        Ok(())
     }
 
     /// A new leader's log is looked at when all that it had before its office has been written.

@@ -376,6 +376,7 @@ impl World<'_> {
             return Ok(false);
         }
         self.nodes[at].damaged = Some(DAMAGED);
+        self.nodes[at].was_damaged = true;
         Ok(true)
     }
 
