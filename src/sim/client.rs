@@ -6,46 +6,25 @@
 //! Raft it cannot be less. A read that may be a little old must have what had been committed so long before it was asked, by
 //! the true time; a stale one what its node had applied.
 
+mod draw;
+
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::session::{Answer, Request};
+use crate::sim::ask::{Ask, Way, believable_deed, late_enough, name, name_of_read, untrue};
 use crate::sim::clock::TRUE_RATE;
 use crate::sim::counts::Counts;
 use crate::sim::history::History;
 use crate::sim::invariants::{Broken, Verdict, broken};
-use crate::sim::ledger::{Book, Ledger};
+use crate::sim::ledger::Ledger;
 use crate::sim::life::Life;
-use crate::sim::model::{self, DEED_BYTES, Deed, Seen};
+use crate::sim::model::{self, Deed, Seen};
 use crate::sim::plan::{Load, Plan};
 use crate::sim::retries::{Next, Retries};
 use crate::sim::rng::Rng;
 use crate::sim::scribe::digest;
 use crate::{Consistency, Index, ProposeError, Reply};
-
-/// By which way a read goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    Round,
-    Lease,
-    Log,
-    /// What was there so many microseconds ago, but for so many entries.
-    Old(u64, u64),
-    Stale,
-}
-
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ask {
-    /// A command without a session.
-    Do(Deed),
-    /// Of a register; of the counter, where there are none.
-    Read(Way, u8),
-    /// Only that this index is applied.
-    Wait(Index),
-    /// In a session, or about one.
-    Session(Next),
-}
 
 /// What kind of operation is to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,83 +155,6 @@ impl Clients {
             self.kind_of_write(plan)
         };
         self.begin(at, life, ask, plan.command_bytes)
-    }
-
-    fn kind_of_read(&mut self, plan: &Plan) -> Ask {
-        let election_us = plan.config.election_timeout.as_micros() as u64;
-        let way = match self.rng.below(100) {
-            0..35 => Way::Round,
-            35..65 => Way::Lease,
-            65..75 => Way::Log,
-            75..87 => {
-                let ages = [0, 100, election_us / 10, 2 * election_us];
-                Way::Old(self.rng.pick(&ages), self.rng.pick(&[0, 0, 1, 5]))
-            }
-            87..95 => Way::Stale,
-            _ => return Ask::Wait(self.ledger.book().last() + self.rng.below(3)),
-        };
-        Ask::Read(way, self.pick_register())
-    }
-
-    fn kind_of_write(&mut self, plan: &Plan) -> Ask {
-        if let Some(retries) = &mut self.retries
-            && let Some(next) = retries.choose(&mut self.rng)
-        {
-            return Ask::Session(match next {
-                Next::New(session) => {
-                    let deed = self.draw_deed();
-                    let len = self.draw_length(plan.command_bytes);
-                    let (op, call) = (self.ops.len() as u64, self.history.event());
-                    let floor = self.committed();
-                    let retries = self.retries.as_mut().expect("it has chosen");
-                    retries.begin(session, deed, len, (op, call, floor))
-                }
-                other => other,
-            });
-        }
-        Ask::Do(self.draw_deed())
-    }
-
-    fn pick_register(&mut self) -> u8 {
-        match self.load.registers {
-            0 => 0,
-            count => self.rng.below(u64::from(count)) as u8,
-        }
-    }
-
-    /// Something to be done by the next request.
-    fn draw_deed(&mut self) -> Deed {
-        if self.load.registers == 0 {
-            return Deed::Increment;
-        }
-        let register = self.pick_register();
-        let new = self.ops.len() as i64;
-        if self.rng.chance(400_000) {
-            return Deed::Write { register, new };
-        }
-        // What somebody has just seen, mostly; else what was there for a while, or never.
-        let expected = match self.rng.below(8) {
-            0 => None,
-            1 => Some(new - 1 - self.rng.below(20) as i64),
-            _ => self.known[usize::from(register)],
-        };
-        Deed::CompareAndSet {
-            register,
-            expected,
-            new,
-        }
-    }
-
-    fn draw_length(&mut self, longest: u64) -> u64 {
-        let shortest = match self.load.registers {
-            0 => 8,
-            _ => DEED_BYTES,
-        };
-        let longest = match self.rng.below(8) {
-            0 => longest,
-            _ => longest.min(64),
-        };
-        self.rng.between(shortest, longest.max(shortest))
     }
 
     /// The true time.
@@ -450,7 +352,7 @@ impl Clients {
         };
         self.ops[op as usize].call = 0;
         self.open -= 1;
-        late_enough(op, asked, reply.index)?;
+        late_enough(op, asked.ask, asked.floor, reply.index)?;
         let plain = match self.retries {
             Some(_) if !matches!(asked.ask, Ask::Wait(_) | Ask::Session(_)) => {
                 match Answer::decode(&reply.bytes) {
@@ -515,12 +417,12 @@ impl Clients {
     fn learn(&mut self, call: u64, deed: Deed, seen: Option<Seen>) {
         let Some(seen) = seen else { return };
         self.history.did(call, deed, seen);
-        match (deed, seen) {
-            (
-                Deed::Write { register, new } | Deed::CompareAndSet { register, new, .. },
-                Seen::Written(true),
-            ) => self.known[usize::from(register)] = Some(new),
-            _ => {}
+        if let (
+            Deed::Write { register, new } | Deed::CompareAndSet { register, new, .. },
+            Seen::Written(true),
+        ) = (deed, seen)
+        {
+            self.known[usize::from(register)] = Some(new);
         }
     }
 
@@ -583,125 +485,9 @@ impl Clients {
     }
 }
 
-/// What was committed when it was asked is seen by it, as far as it promises that.
-fn late_enough(op: u64, asked: Asked, index: Index) -> Verdict {
-    let (check, late) = match asked.ask {
-        Ask::Wait(_) => ("waits are kept", index >= asked.floor),
-        Ask::Read(Way::Old(..), _) => ("old reads are young enough", index >= asked.floor),
-        Ask::Read(Way::Stale, _) => ("stale reads are of what is applied", index >= asked.floor),
-        Ask::Read(..) => ("reads see what is committed", index >= asked.floor),
-        Ask::Do(_) | Ask::Session(_) => ("commands follow what is committed", index > asked.floor),
-    };
-    if late {
-        return Ok(());
-    }
-    broken(
-        check,
-        format!(
-            "operation {op} ({:?}) is answered at {index}, {} is the least",
-            asked.ask, asked.floor
-        ),
-    )
-}
-
-/// The answer to a deed is what the ledger says it must be. Where it was done.
-fn believable_deed(
-    asked: u64,
-    (op, deed): (u64, Deed),
-    seen: Option<Seen>,
-    reply: &Reply,
-    book: &Book,
-) -> Result<Index, Broken> {
-    let place = book.place_of(op).filter(|&place| place <= reply.index);
-    let right = place.map(|place| match deed {
-        Deed::Increment => Seen::Count(book.value_at(place)),
-        Deed::Write { .. } => Seen::Written(true),
-        Deed::CompareAndSet {
-            register, expected, ..
-        } => Seen::Written(book.register_at(register, place - 1) == expected),
-    });
-    match (place, seen == right) {
-        (Some(place), true) => Ok(place),
-        _ => untrue(asked, Ask::Do(deed), seen, reply, book).map(|()| 0),
-    }
-}
-
-fn untrue(op: u64, ask: Ask, seen: Option<Seen>, reply: &Reply, book: &Book) -> Verdict {
-    broken(
-        "answers are true",
-        format!(
-            "operation {op} ({ask:?}) is answered {seen:?} at index {}; the ledger says {:?} there, and the operation at {:?}",
-            reply.index,
-            book.value_at(reply.index),
-            book.place_of(op)
-        ),
-    )
-}
-
-fn name_of_read(way: Way) -> &'static str {
-    match way {
-        Way::Round => "read: by a round",
-        Way::Lease => "read: by a lease, where there is one",
-        Way::Log => "read: through the log",
-        Way::Old(..) => "read: of bounded age",
-        Way::Stale => "read: stale",
-    }
-}
-
-pub(crate) fn name(error: &ProposeError) -> &'static str {
-    match error {
-        ProposeError::NotLeader { .. } => "answer: not the leader",
-        ProposeError::Busy => "answer: busy",
-        ProposeError::TooLarge { .. } => "answer: too large",
-        ProposeError::Replaced => "answer: replaced",
-        ProposeError::Unknown => "answer: unknown",
-        ProposeError::Unconfirmed => "answer: not confirmed",
-        ProposeError::Stopped => "answer: stopped",
-        ProposeError::SnapshotRunning | ProposeError::NoSnapshot => "answer: no snapshot",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn asked(ask: Ask, floor: Index) -> Asked {
-        Asked {
-            ask,
-            node: 0,
-            call: 1,
-            floor,
-        }
-    }
-
-    #[test]
-    fn what_is_answered_from_before_its_floor_is_found() {
-        let check = |ask, floor| {
-            late_enough(1, asked(ask, floor), 5)
-                .err()
-                .map_or("nothing", |Broken { check, .. }| check)
-        };
-        let read = |way| Ask::Read(way, 0);
-        let least = [
-            (read(Way::Round), "reads see what is committed"),
-            (read(Way::Lease), "reads see what is committed"),
-            (read(Way::Log), "reads see what is committed"),
-            (read(Way::Old(5, 0)), "old reads are young enough"),
-            (read(Way::Stale), "stale reads are of what is applied"),
-            (Ask::Wait(6), "waits are kept"),
-        ];
-        for (ask, found) in least {
-            assert_eq!(check(ask, 5), "nothing", "{ask:?}");
-            assert_eq!(check(ask, 6), found, "{ask:?}");
-        }
-        let command = Ask::Do(Deed::Increment);
-        assert_eq!(check(command, 4), "nothing");
-        assert_eq!(
-            check(command, 5),
-            "commands follow what is committed",
-            "an index has one command"
-        );
-    }
 
     #[test]
     fn what_was_committed_so_long_ago_is_the_least_that_an_old_read_sees() {

@@ -17,6 +17,7 @@
 //! println!("{} s simulated in {} polls", report.simulated.as_secs(), report.steps);
 //! ```
 
+mod ask;
 mod client;
 pub(crate) mod clock;
 mod counts;

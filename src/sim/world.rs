@@ -416,7 +416,7 @@ impl<'a> World<'a> {
         match became {
             Some(Became::Refused(why)) => {
                 self.counts.add(why);
-                if why == super::client::name(&ProposeError::Busy) {
+                if why == super::ask::name(&ProposeError::Busy) {
                     self.counts.add("mark: refused at once, busy");
                 }
             }
