@@ -126,7 +126,7 @@ impl Servers {
             .map_err(|error| error.to_string())?;
         // The way is open, and somebody has walked it.
         client.increment().map_err(|error| error.to_string())?;
-        let mut killed = self.processes[leader].take().expect("it runs");
+        let killed = self.processes[leader].as_mut().expect("it runs");
         let begin = Instant::now();
         killed.kill().map_err(|error| error.to_string())?;
         loop {
@@ -138,6 +138,7 @@ impl Servers {
             }
         }
         let waited = begin.elapsed();
+        let killed = self.processes[leader].as_mut().expect("it ran");
         killed.wait().map_err(|error| error.to_string())?;
         self.start(leader)?;
         Ok(waited)
