@@ -173,7 +173,7 @@ impl Apply {
             return Ok(0);
         }
         // Not the time of the turn: other stages may have worked since.
-        let mut begin_us = self.shared.clock.now_us();
+        self.portion.begin(self.shared.clock.now_us());
         while self.applied < target {
             let first = self.applied + 1;
             let Some(slice) = self.reader.slice(first, target, self.portion.bytes()) else {
@@ -188,11 +188,8 @@ impl Apply {
             assert_eq!(self.applied, slice.last(), "the whole slice is applied");
             advance(&self.shared.marks.applied, self.applied);
             self.shared.hops.pass(Stamp::Applied, self.applied);
-            let end_us = self.shared.clock.now_us();
-            let goes_on = self
-                .portion
-                .took(slice.len() as u64, end_us.saturating_sub(begin_us));
-            begin_us = end_us;
+            let now_us = self.shared.clock.now_us();
+            let goes_on = self.portion.took(slice.len() as u64, now_us);
             if !goes_on || self.applied - before > 16 << 10 {
                 break; // Let the reads and the other stages of this thread have their turn.
             }

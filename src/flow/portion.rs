@@ -4,8 +4,8 @@
 //! heard. How long a command takes is known only afterwards, so a call covers little at first, and as much more as those
 //! before it were fast. What cannot be helped is a single command that takes long: it has the thread until it is done.
 
-/// A call that took less than half of this may cover more, one that took longer covers less. A turn in which that much
-/// time has gone by ends as well. It is well below the shortest election timeout.
+/// A call that took less than half of this may cover more, one that took longer covers less. A turn ends when its calls
+/// together took that long. It is well below the shortest election timeout.
 const CALL_US: u64 = 2_000;
 /// What the first call covers at the most.
 const FIRST_BYTES: u64 = 4 << 10;
@@ -15,28 +15,42 @@ const MOST_BYTES: u64 = 256 << 10;
 #[derive(Debug)]
 pub(crate) struct Portion {
     bytes: u64,
+    /// When the turn began, and the call that is under way.
+    turn_us: u64,
+    call_us: u64,
 }
 
 impl Default for Portion {
     fn default() -> Self {
-        Self { bytes: FIRST_BYTES }
+        Self {
+            bytes: FIRST_BYTES,
+            turn_us: 0,
+            call_us: 0,
+        }
     }
 }
 
 impl Portion {
+    /// A turn begins: other stages of this thread have had theirs.
+    pub(crate) fn begin(&mut self, now_us: u64) {
+        (self.turn_us, self.call_us) = (now_us, now_us);
+    }
+
     /// What the next call of `StateMachine::apply` covers at the most.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// `bytes` were applied by one call, which took so long. Returns whether the turn goes on.
-    pub(crate) fn took(&mut self, bytes: u64, us: u64) -> bool {
+    /// `bytes` were applied by one call, which is over now. Returns whether the turn goes on.
+    pub(crate) fn took(&mut self, bytes: u64, now_us: u64) -> bool {
+        let us = now_us.saturating_sub(self.call_us);
+        self.call_us = now_us;
         if us > CALL_US {
             self.bytes = (bytes.saturating_mul(CALL_US) / us).clamp(1, MOST_BYTES);
         } else if us < CALL_US / 2 && bytes >= self.bytes / 2 {
             self.bytes = (self.bytes * 2).min(MOST_BYTES);
         }
-        us < CALL_US
+        now_us.saturating_sub(self.turn_us) < CALL_US
     }
 }
 
@@ -44,16 +58,23 @@ impl Portion {
 mod tests {
     use super::*;
 
+    /// One call of a turn of its own.
+    fn took(portion: &mut Portion, bytes: u64, us: u64) -> bool {
+        portion.begin(7);
+        portion.took(bytes, 7_u64.saturating_add(us))
+    }
+
     #[test]
     fn a_fast_machine_soon_gets_as_much_as_there_may_be() {
         let mut portion = Portion::default();
         for _ in 0..6 {
-            assert!(portion.took(portion.bytes(), 100));
+            let bytes = portion.bytes();
+            assert!(took(&mut portion, bytes, 100));
         }
         assert_eq!(portion.bytes(), MOST_BYTES);
         // Small calls say nothing of large ones.
         let mut portion = Portion::default();
-        assert!(portion.took(72, 1));
+        assert!(took(&mut portion, 72, 1));
         assert_eq!(portion.bytes(), FIRST_BYTES);
     }
 
@@ -61,14 +82,28 @@ mod tests {
     fn a_slow_machine_gets_what_it_can_do_in_time_and_a_single_entry_at_the_least() {
         let mut portion = Portion::default();
         // 40 commands in 40 ms: two of them fit into a call.
-        assert!(!portion.took(40 * 72, 40_000));
+        assert!(!took(&mut portion, 40 * 72, 40_000));
         assert_eq!(portion.bytes(), 2 * 72);
-        assert!(!portion.took(72, u64::MAX));
+        assert!(!took(&mut portion, 72, u64::MAX));
         assert_eq!(portion.bytes(), 1);
         // And it may get better.
         for _ in 0..18 {
-            portion.took(portion.bytes(), 10);
+            let bytes = portion.bytes();
+            took(&mut portion, bytes, 10);
         }
         assert_eq!(portion.bytes(), MOST_BYTES);
+    }
+
+    /// Calls of a single command that each take half of the time: thousands of them were one turn once, and the leader
+    /// heard nobody for a second.
+    #[test]
+    fn a_turn_of_many_calls_ends_in_time_too() {
+        let mut portion = Portion::default();
+        for turn in 1..4 {
+            let begin_us = turn * 1_000_000;
+            portion.begin(begin_us);
+            let calls = (1..).find(|call| !portion.took(72, begin_us + call * 1_100));
+            assert_eq!(calls, Some(2), "turn {turn}");
+        }
     }
 }

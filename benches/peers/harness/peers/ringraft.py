@@ -15,14 +15,16 @@ class Cluster(base.Peer):
     key = "ringraft"
     name = "ringraft"
     cases = base.REPLICATED
-    conditions = "three nodes and the load in one process, flush on ({flush_way}), default options, 1 s warm-up"
+    conditions = "three nodes and the load in one process, flush on ({flush_way}), default options, 20 s warm-up"
     ours = True
 
     def tool_missing(self):
         return "no cargo: install Rust" if tools.missing("cargo") else None
 
     def measure(self, case, seconds, processes):
-        argv = [tools.own_example("load"), "--json", "--data", processes.directory, *base.shape(case, seconds)]
+        # Long enough for the second snapshot: from then on its segments are used again.
+        argv = [tools.own_example("load"), "--json", "--warm-up", "20", "--data", processes.directory]
+        argv += base.shape(case, seconds)
         return base.last_json(processes.run(argv, seconds + SPARE_SECONDS))
 
 
