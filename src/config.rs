@@ -191,8 +191,8 @@ pub struct Config {
     pub log_tail_entries: u64,
     /// Bytes of a snapshot on their way to one follower. Default: 4 MiB. Minimum: 1 KiB.
     pub snapshot_window_bytes: usize,
-    /// The most that is written, and the most that is sent, of snapshots in a second, in bytes. 0: as fast as it goes.
-    /// Default: 0.
+    /// The most that is written (or read again), and the most that is sent, of snapshots in a second, in bytes. 0: as fast
+    /// as it goes. Default: 0.
     pub snapshot_bytes_per_second: u64,
     /// So long after the last time, all of the log and the snapshots is read from the disk again, to find what has gone bad
     /// there. Zero: never. Default: an hour.

@@ -18,6 +18,7 @@ use storage::Dir;
 use storage::scrub::Scrub;
 use storage::{SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, Snapshots};
 
+use crate::flow::clock::Clock;
 use crate::flow::desk::{Job, Returned};
 use crate::flow::rings::advance;
 use crate::flow::scrubber::{News, Rot, Scrubber};
@@ -150,7 +151,14 @@ impl<D: Dir> Saver<D> {
         let Paced { file, .. } = out;
         let id = file.finish().map_err(io::Error::other)?;
         // From the disk, not from what the system still remembers of it.
-        if let Err(error) = self.snapshots.verify(id) {
+        let (pace, shared) = (&mut self.pace, &self.shared);
+        let read = self.snapshots.verify_at(id, |bytes| {
+            // A node that stops waits for the disk only.
+            if shared.stop() == Stop::No {
+                pace.wait(&shared.clock, bytes);
+            }
+        });
+        if let Err(error) = read {
             self.snapshots.reject(id).map_err(io::Error::other)?;
             return Err(io::Error::other(error));
         }
@@ -285,6 +293,14 @@ impl Pace {
             (-i128::from(self.credit) * 1_000_000 / rate) as u64
         }
     }
+
+    /// The same, on a thread that can wait.
+    fn wait(&mut self, clock: &Clock, bytes: u64) {
+        let pause_us = self.spend(clock.now_us(), bytes);
+        if pause_us > 0 && clock.is_real() {
+            std::thread::sleep(Duration::from_micros(pause_us));
+        }
+    }
 }
 
 /// A snapshot file that is filled at a pace, and given up when the node stops.
@@ -303,11 +319,7 @@ impl<D: Dir> Write for Paced<'_, D> {
         let taken = self.file.write(bytes)?;
         self.written += taken as u64;
         self.shared.snapshots().taking = Some(self.written);
-        let clock = &self.shared.clock;
-        let pause_us = self.pace.spend(clock.now_us(), taken as u64);
-        if pause_us > 0 && clock.is_real() {
-            std::thread::sleep(Duration::from_micros(pause_us));
-        }
+        self.pace.wait(&self.shared.clock, taken as u64);
         Ok(taken)
     }
 

@@ -358,7 +358,13 @@ impl World<'_> {
         }
         let name = &names[self.troubles.rng.below(names.len() as u64) as usize];
         let rng = &mut self.troubles.rng;
+        let mut is_empty = false;
         let changed = disk.damage(name, |bytes| {
+            // A snapshot of which nothing was written yet.
+            is_empty = bytes.is_empty();
+            if is_empty {
+                return;
+            }
             let sectors = (bytes.len() / 512).max(1) as u64;
             if trouble == Trouble::BitRot {
                 // Near the front, where something is.
@@ -372,7 +378,7 @@ impl World<'_> {
                 bytes.copy_within(from..from + 512, to);
             }
         });
-        if changed.is_err() {
+        if changed.is_err() || is_empty {
             return Ok(false);
         }
         self.nodes[at].damaged = Some(DAMAGED);

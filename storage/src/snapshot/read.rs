@@ -57,9 +57,13 @@ impl<D: Dir> SnapshotReader<D> {
         Ok(true)
     }
 
-    /// Reads what is left, for the checksums only.
-    pub(super) fn verify_rest(&mut self) -> Result<(), StorageError> {
-        while self.advance()? {}
+    /// Reads what is left, for the checksums only. `read` hears of each piece how many bytes it has.
+    pub(super) fn verify_rest(&mut self, mut read: impl FnMut(u64)) -> Result<(), StorageError> {
+        let mut at = self.checker.at();
+        while self.advance()? {
+            read(self.checker.at() - at);
+            at = self.checker.at();
+        }
         Ok(())
     }
 }

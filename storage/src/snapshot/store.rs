@@ -212,9 +212,17 @@ impl<D: Dir> Snapshots<D> {
     /// # Errors
     /// [`StorageError::Snapshot`] with the first bytes that are bad, or the medium failed.
     pub fn verify(&self, id: SnapshotId) -> Result<(), StorageError> {
+        self.verify_at(id, |_| ())
+    }
+
+    /// The same at a pace: `read` hears how many bytes were read, piece by piece, and takes its time.
+    ///
+    /// # Errors
+    /// As [`Snapshots::verify`].
+    pub fn verify_at(&self, id: SnapshotId, read: impl FnMut(u64)) -> Result<(), StorageError> {
         let file = self.shared.open_file(id)?;
         file.drop_cache();
-        SnapshotReader::<D>::open(file.clone(), id, self.shared.owner)?.verify_rest()?;
+        SnapshotReader::<D>::open(file.clone(), id, self.shared.owner)?.verify_rest(read)?;
         // What else is in memory is of more use than this.
         file.drop_cache();
         Ok(())
