@@ -2,12 +2,14 @@
 //!
 //! `cargo run --release --example load -- --nodes 3 --payload 16 --inflight 1024 --seconds 10 --json`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use ringraft::{Flush, IdleWay, Threads};
 
+#[path = "../benches/three_nodes/floor.rs"]
+mod floor;
 #[path = "../benches/three_nodes/mod.rs"]
 mod three_nodes;
 
@@ -109,7 +111,8 @@ fn main() {
     };
     let floor =
         storage::flush_floor(dir.path(), 500).expect("the disk's own flush can be measured");
-    let floor_of_all = floor_of_all(dir.path(), args.nodes);
+    let floor_of_all =
+        floor::of_all(dir.path(), args.nodes).expect("the disk's own flush can be measured");
     let cluster = Cluster::start(dir.path(), &shape);
     let leader = cluster.leader().clone();
     let follower = cluster
@@ -187,27 +190,6 @@ fn main() {
             println!("{name:20} {value}");
         }
     }
-}
-
-/// The same when as many threads as there are nodes do so at once: all nodes' logs are on this one disk.
-fn floor_of_all(dir: &Path, nodes: u32) -> Duration {
-    let floors = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..nodes)
-            .map(|id| {
-                scope.spawn(move || {
-                    let dir = dir.join(format!("floor-{id}"));
-                    std::fs::create_dir(&dir)?;
-                    storage::flush_floor(dir, 500)
-                })
-            })
-            .collect();
-        let floors = threads
-            .into_iter()
-            .map(|thread| thread.join().expect("no panic"));
-        floors.collect::<Result<Vec<_>, _>>()
-    });
-    let floors = floors.expect("the disk's own flush can be measured");
-    floors.iter().sum::<Duration>() / nodes
 }
 
 fn round(value: f64) -> f64 {

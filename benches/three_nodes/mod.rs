@@ -1,6 +1,5 @@
 //! A durable cluster in one process: real sockets on loopback, real files, flushes on; and a load generator for it.
 
-use std::io;
 use std::net::TcpListener;
 use std::path::Path;
 use std::thread::Thread;
@@ -9,41 +8,12 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use ringraft::session::{Answer, Limits, MAX_WINDOW, Numbers, Session, Sessions};
 use ringraft::{
-    Batch, Config, Flush, IdleWay, Member, Node, NodeId, Notify, Outbox, ProposeError, Role,
-    SnapshotWriter, StateMachine, Threads,
+    Config, Flush, IdleWay, Member, Node, NodeId, Notify, Outbox, ProposeError, Role, Threads,
 };
 
-/// Counts what it is given; answers with the count.
-#[derive(Debug, Default)]
-pub struct Count(u64);
+mod count;
 
-impl StateMachine for Count {
-    fn apply(&mut self, batch: &mut Batch<'_>) -> io::Result<()> {
-        while let Some((entry, reply)) = batch.next() {
-            self.0 += 1;
-            if entry.local {
-                reply.extend_from_slice(&self.0.to_le_bytes());
-            }
-        }
-        Ok(())
-    }
-
-    fn query(&self, _: &[u8], reply: &mut Vec<u8>) {
-        reply.extend_from_slice(&self.0.to_le_bytes());
-    }
-
-    fn snapshot(&mut self) -> io::Result<SnapshotWriter> {
-        let count = self.0.to_le_bytes();
-        Ok(Box::new(move |to| to.write_all(&count)))
-    }
-
-    fn restore(&mut self, from: &mut dyn io::Read) -> io::Result<()> {
-        let mut count = [0; 8];
-        from.read_exact(&mut count)?;
-        self.0 = u64::from_le_bytes(count);
-        Ok(())
-    }
-}
+use count::Count;
 
 /// How the cluster is built.
 #[derive(Clone, Debug)]

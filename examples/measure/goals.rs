@@ -9,12 +9,14 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ringraft::{Batch, Node, SnapshotWriter, StateMachine};
+use ringraft::Node;
 
 use crate::Common;
 use crate::cluster::{Cluster, temp_dir, until};
+use crate::count::Count;
 use crate::driver::{Clients, Driver};
 use crate::figures::{Figures, Goal};
+use crate::floor;
 use crate::process::cpu_seconds;
 use crate::steady::Steady;
 
@@ -35,38 +37,6 @@ pub(crate) struct Args {
     /// Bytes of the log from one snapshot to the next.
     #[arg(long, default_value_t = 256 << 20)]
     snapshot_every_bytes: u64,
-}
-
-/// Counts what it is given; answers with the count.
-#[derive(Default)]
-struct Count(u64);
-
-impl StateMachine for Count {
-    fn apply(&mut self, batch: &mut Batch<'_>) -> io::Result<()> {
-        while let Some((entry, reply)) = batch.next() {
-            self.0 += 1;
-            if entry.local {
-                reply.extend_from_slice(&self.0.to_le_bytes());
-            }
-        }
-        Ok(())
-    }
-
-    fn query(&self, _: &[u8], reply: &mut Vec<u8>) {
-        reply.extend_from_slice(&self.0.to_le_bytes());
-    }
-
-    fn snapshot(&mut self) -> io::Result<SnapshotWriter> {
-        let count = self.0.to_le_bytes();
-        Ok(Box::new(move |to| to.write_all(&count)))
-    }
-
-    fn restore(&mut self, from: &mut dyn io::Read) -> io::Result<()> {
-        let mut count = [0; 8];
-        from.read_exact(&mut count)?;
-        self.0 = u64::from_le_bytes(count);
-        Ok(())
-    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<Figures, String> {
@@ -127,12 +97,7 @@ fn one(
     figures: &mut Figures,
 ) -> Result<(), String> {
     let floor = storage::flush_floor(dir, 1000).map_err(|error| error.to_string())?;
-    let floor_of_three = at_once(|at| {
-        let dir = dir.join(format!("floor-{at}"));
-        std::fs::create_dir_all(&dir)?;
-        storage::flush_floor(dir, 1000)
-    })?;
-    let floor_of_three = floor_of_three.iter().sum::<Duration>() / 3;
+    let floor_of_three = floor::of_all(dir, 3).map_err(|error| error.to_string())?;
     let span = driver.measure(Clients::writers(1, 16), time);
     let (floor_us, three_us) = (
         floor.as_secs_f64() * 1e6,

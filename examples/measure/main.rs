@@ -18,10 +18,14 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 mod cluster;
+#[path = "../../benches/three_nodes/count.rs"]
+mod count;
 mod driver;
 mod etcd;
 mod failover;
 mod figures;
+#[path = "../../benches/three_nodes/floor.rs"]
+mod floor;
 mod goals;
 mod idle;
 mod line;

@@ -1,12 +1,12 @@
 //! Reads in every mode, on the leader and on a follower; what reads cost writes; and etcd beside it.
 
-use std::io;
 use std::time::Duration;
 
-use ringraft::{Batch, Consistency, Lease, StateMachine};
+use ringraft::{Consistency, Lease};
 
 use crate::Common;
 use crate::cluster::{Cluster, temp_dir};
+use crate::count::Count;
 use crate::driver::{Clients, Driver};
 use crate::etcd;
 use crate::figures::{Figures, Goal};
@@ -27,26 +27,6 @@ pub(crate) struct Args {
     /// Leaves etcd out.
     #[arg(long)]
     no_etcd: bool,
-}
-
-/// Counts what it is given; answers with the count.
-#[derive(Default)]
-struct Count(u64);
-
-impl StateMachine for Count {
-    fn apply(&mut self, batch: &mut Batch<'_>) -> io::Result<()> {
-        while let Some((entry, reply)) = batch.next() {
-            self.0 += 1;
-            if entry.local {
-                reply.extend_from_slice(&self.0.to_le_bytes());
-            }
-        }
-        Ok(())
-    }
-
-    fn query(&self, _: &[u8], reply: &mut Vec<u8>) {
-        reply.extend_from_slice(&self.0.to_le_bytes());
-    }
 }
 
 const MODES: [(&str, Consistency); 5] = [
