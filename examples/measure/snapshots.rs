@@ -3,7 +3,8 @@
 //!
 //! A round: a plain file of the same length is written and flushed, for the disk's own speed. The third node stands
 //! still from then on. Writes go on at a steady rate: undisturbed, while a plain file is written beside them, while the
-//! leader takes two snapshots (only then its log is let go of), and while the third node, back again, gets the newer one.
+//! leader takes two snapshots (only then its log is let go of), and while the third node, back again, gets the newer one;
+//! just before that and just after it two more plain files are written, for a disk whose speed changes by the second.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -17,7 +18,7 @@ use ringraft::{Batch, Index, SnapshotWriter, StateMachine};
 use crate::Common;
 use crate::cluster::{Cluster, temp_dir, until};
 use crate::figures::{Figures, Goal};
-use crate::process::MemoryWatch;
+use crate::process::{MemoryWatch, cpu_seconds};
 use crate::steady::{Seen, Steady};
 
 /// Kept small, so that the log a follower lacks is soon gone.
@@ -317,6 +318,7 @@ fn round(
         );
     }
 
+    let near = plain("before")?;
     let index = cluster.node(leader).status().snapshot.index;
     until("compaction of the leader's log", || {
         cluster.node(leader).status().first > *behind + 1
@@ -325,18 +327,19 @@ fn round(
     until("snapshot on its way", || {
         cluster.node(2).status().snapshot.receiving.is_some()
     })?;
-    let begin = Instant::now();
+    let (begin, cpu) = (Instant::now(), cpu_seconds());
     steady.enter(Beside::Installing as usize);
     let memory = MemoryWatch::begin();
     until("snapshot that is installed", || {
         cluster.node(2).status().snapshot.restored > 0
     })?;
-    let end = Instant::now();
+    let (end, cpu) = (Instant::now(), cpu_seconds() - cpu);
     let grown = memory.grown_mib();
     steady.enter(Beside::Other as usize);
     until("follower that has caught up", || {
         cluster.node(2).status().applied >= index
     })?;
+    let near = 2.0 * mib / (near + plain("after")?).as_secs_f64();
     let restoring = stamps[2].at(&stamps[2].restoring_us);
     let speed = |from: Instant, to: Instant| mib / (to - from).as_secs_f64();
     figures.note("install: transfer", "MiB/s", speed(begin, restoring));
@@ -352,6 +355,17 @@ fn round(
         speed(begin, end) / disk,
         Goal::AtLeast(0.5),
     );
+    figures.note(
+        "disk, sequential write just before and after, beside the writes",
+        "MiB/s",
+        near,
+    );
+    figures.ratio(
+        "install / disk just before and after",
+        speed(begin, end) / near,
+        Goal::AtLeast(0.5),
+    );
+    figures.note("install: CPU, with the writes", "s", cpu);
     figures.note("install: memory grows by", "MiB", grown);
     *behind = cluster.node(2).status().last;
     cluster.stop(2)?;

@@ -325,7 +325,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         || SendTransfer {
             to: 0,
             parcel,
-            bytes: Vec::new(),
+            bytes: Arc::default(),
         },
         wakers.network.clone(),
     );

@@ -34,6 +34,8 @@ pub(crate) enum Body {
     Log(Slice),
     /// Forwarded proposals, or the tokens of refused ones.
     Pooled(Pooled),
+    /// A part of a snapshot, or records; who made it takes the buffer again when it is sent.
+    Parcel(Arc<Vec<u8>>),
 }
 
 impl AsRef<[u8]> for Body {
@@ -41,6 +43,7 @@ impl AsRef<[u8]> for Body {
         match self {
             Self::Log(slice) => slice.as_ref(),
             Self::Pooled(pooled) => &pooled.bytes,
+            Self::Parcel(bytes) => bytes,
         }
     }
 }
@@ -201,14 +204,10 @@ impl Outbound {
     }
 
     fn transfer(&mut self, link: &mut impl Link) -> usize {
-        let Self { transfer, pool, .. } = self;
-        transfer.drain(TURN, |slot| {
+        self.transfer.drain(TURN, |slot| {
             let (kind, head) = wire::parcel(slot.parcel);
             let (lane, body) = match slot.parcel.is_bulk() {
-                true => {
-                    let body = pooled(pool, &slot.bytes);
-                    (Lane::Bulk, Some(Body::Pooled(body)))
-                }
+                true => (Lane::Bulk, Some(Body::Parcel(slot.bytes.clone()))),
                 false => (Lane::Small, None),
             };
             // Down and Full: whatever is lost is offered or wanted again.

@@ -15,8 +15,8 @@
 //!
 //! Backward edges are cumulative facts and thus atomics, in [`Marks`]: a newer one replaces an older, so none can fill.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crossbeam_utils::CachePadded;
 use ringbuf::ManySender;
@@ -157,8 +157,8 @@ pub(crate) struct SendBulk {
 pub(crate) struct SendTransfer {
     pub(crate) to: u64,
     pub(crate) parcel: Parcel,
-    /// A chunk's bytes.
-    pub(crate) bytes: Vec<u8>,
+    /// What goes beside the parcel, if it is bulk. The buffer is that of an earlier one, unless that is on its way still.
+    pub(crate) bytes: Arc<Vec<u8>>,
 }
 
 /// A slot of the ring for the same on its way in.

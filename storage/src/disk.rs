@@ -6,6 +6,10 @@
 use std::fs::{self, OpenOptions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IoSlice, Read, Write};
+#[cfg(target_os = "linux")]
+use std::ops::Range;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -204,6 +208,19 @@ impl DiskFile {
     }
 }
 
+#[cfg(target_os = "linux")]
+impl DiskFile {
+    /// `sync_file_range`, for which rustix has no wrapper.
+    fn sync_range(&self, range: Range<u64>, what: libc::c_uint) -> io::Result<()> {
+        let (from, len) = (range.start as i64, (range.end - range.start) as i64);
+        // SAFETY: the call takes no pointers, and the descriptor is open for as long as `self` holds the file.
+        match unsafe { libc::sync_file_range(self.file.as_raw_fd(), from, len, what) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
 impl File for DiskFile {
     fn path(&self) -> &Path {
         &self.path
@@ -246,6 +263,17 @@ impl File for DiskFile {
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn begin_write_out(&self, range: Range<u64>) {
+        // What fails here fails again where it is waited for, or flushed.
+        let _ = self.sync_range(range, libc::SYNC_FILE_RANGE_WRITE);
+    }
+
+    #[cfg(target_os = "linux")]
+    fn await_write_out(&self, range: Range<u64>) -> io::Result<()> {
+        self.sync_range(range, libc::SYNC_FILE_RANGE_WAIT_BEFORE)
     }
 
     #[cfg(target_os = "linux")]

@@ -101,6 +101,19 @@ pub trait File: Clone + Send + Sync + 'static {
     /// Makes all written so far durable, and waits for it. Not for the way of an entry.
     fn sync(&self) -> io::Result<()>;
 
+    /// Has the system begin to write to the medium what was written to `range`. That makes nothing durable. Where the system
+    /// has no such call this does nothing.
+    fn begin_write_out(&self, _range: Range<u64>) {}
+
+    /// Waits until what was begun of `range` is written: not more than that it is not in the way of others any longer.
+    /// Where the system has no such call this flushes the file.
+    ///
+    /// # Errors
+    /// The medium has failed, now or before: as with a flush, nobody knows then what of the file it holds.
+    fn await_write_out(&self, _range: Range<u64>) -> io::Result<()> {
+        self.sync()
+    }
+
     /// Lets go of what the system keeps of the file in memory and need not write any more, so that what is read next is
     /// what the medium has. Where the system has no such call this does nothing.
     fn drop_cache(&self) {}

@@ -225,7 +225,6 @@ impl<D: Dir> Tools<D> {
         let _ = self.send.try_send(|slot| {
             slot.to = to;
             slot.parcel = parcel;
-            slot.bytes.clear();
         });
     }
 

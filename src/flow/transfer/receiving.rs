@@ -7,6 +7,9 @@ use crate::flow::rings::News;
 use crate::status::TransferStatus;
 use std::sync::atomic::Ordering;
 
+/// The sender hears of what is written so many times in a window, at the least.
+const SAYINGS: u64 = 4;
+
 /// The snapshot that is being received, and the one that was.
 pub(super) struct Receiving<D: Dir> {
     way: Option<Way<D>>,
@@ -21,7 +24,8 @@ struct Way<D: Dir> {
     began_at: u64,
     began_us: u64,
     moved_us: u64,
-    /// Chunks were written that the sender has not heard of.
+    /// How far the sender has heard that it is written, and whether there is more to say.
+    said: u64,
     unsaid: bool,
     /// The gap that the sender was told of last.
     gap: Option<u64>,
@@ -75,6 +79,7 @@ impl<D: Dir> Receiving<D> {
                     began_at: offset,
                     began_us: now_us,
                     moved_us: now_us,
+                    said: offset,
                     unsaid: false,
                     gap: None,
                 });
@@ -123,6 +128,10 @@ impl<D: Dir> Receiving<D> {
             Ok(()) => {
                 way.moved_us = now_us;
                 way.unsaid = true;
+                // The sender goes on while this turn takes in what has come so far.
+                if way.incoming.offset().saturating_sub(way.said) >= tools.window / SAYINGS {
+                    way.say_have(tools);
+                }
             }
             Err(error) => self.give_up(tools, &error),
         }
@@ -150,9 +159,8 @@ impl<D: Dir> Receiving<D> {
         }
         if let Some(way) = &mut self.way {
             let (from, id, offset) = (way.from, way.id, way.incoming.offset());
-            if std::mem::take(&mut way.unsaid) {
-                way.gap = way.gap.filter(|gap| *gap >= offset);
-                tools.say(from, Parcel::Have { id, offset });
+            if way.unsaid {
+                way.say_have(tools);
                 work += 1;
             }
             if offset == id.bytes {
@@ -207,6 +215,17 @@ impl<D: Dir> Receiving<D> {
             let span = (way.began_at, way.incoming.offset());
             progress(way.from, way.id, span, now_us - way.began_us)
         })
+    }
+}
+
+impl<D: Dir> Way<D> {
+    /// Tells the sender how much is written.
+    fn say_have(&mut self, tools: &mut Tools<D>) {
+        let (id, offset) = (self.id, self.incoming.offset());
+        self.gap = self.gap.filter(|gap| *gap >= offset);
+        tools.say(self.from, Parcel::Have { id, offset });
+        self.said = offset;
+        self.unsaid = false;
     }
 }
 

@@ -3,6 +3,8 @@
 //! Who gives reads from its own disk and verifies; it gives what it has applied and nothing else, for only that is the same
 //! everywhere. Who asks verifies again, and knows where the bytes go (`flow/scrubber.rs`, `storage::mend`).
 
+use std::sync::Arc;
+
 use storage::Dir;
 use storage::mend::{Donor, NotGiven};
 
@@ -68,8 +70,7 @@ impl<D: Dir> Records<D> {
         let _ = tools.send.try_send(|slot| {
             slot.to = to;
             slot.parcel = parcel;
-            slot.bytes.clear();
-            slot.bytes.append(&mut records);
+            slot.bytes = Arc::new(records);
         });
     }
 

@@ -3,6 +3,8 @@
 //! What is on its way is in the window `had .. sent`; a file that is being sent stays readable when the store lets go of
 //! its name.
 
+use std::sync::Arc;
+
 use storage::{Dir, SnapshotSource};
 
 use super::{Parcel, SnapshotId, Tools, progress};
@@ -236,12 +238,12 @@ impl<D: Dir> Way<D> {
             let sent = tools.send.try_send(|slot| {
                 slot.to = self.to;
                 slot.parcel = Parcel::Chunk { id, offset };
-                slot.bytes.resize(len as usize, 0);
-                read = source.read_at(offset, &mut slot.bytes).map(drop);
+                let bytes = free(&mut slot.bytes);
+                bytes.resize(len as usize, 0);
+                read = source.read_at(offset, bytes).map(drop);
                 if read.is_err() {
                     // The slot goes out all the same: as something that says nothing.
                     slot.parcel = Parcel::Have { id, offset: 0 };
-                    slot.bytes.clear();
                 }
             });
             assert!(sent.is_ok(), "the room was looked at before");
@@ -253,4 +255,12 @@ impl<D: Dir> Way<D> {
         }
         Ok(chunks)
     }
+}
+
+/// The buffer to be filled: another one, where the connection has not written this one yet.
+fn free(buffer: &mut Arc<Vec<u8>>) -> &mut Vec<u8> {
+    if Arc::get_mut(buffer).is_none() {
+        *buffer = Arc::default();
+    }
+    Arc::get_mut(buffer).expect("nobody else has it")
 }

@@ -20,6 +20,7 @@ mod receive;
 mod store;
 mod survey;
 mod take;
+mod write_out;
 
 use std::fmt;
 
@@ -35,10 +36,6 @@ pub(crate) use survey::{Survey, holds_snapshots, survey, verify_all};
 
 /// The folder, in the log's directory.
 pub(crate) const FOLDER: &str = "snap";
-
-/// How many chunks are written between two flushes while a file grows (4 MiB, mostly): then the last one is short, and
-/// the flushes of the log never queue behind much of a snapshot.
-const SYNC_EVERY_CHUNKS: u64 = 64;
 
 /// What a snapshot says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

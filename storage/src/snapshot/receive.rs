@@ -12,9 +12,13 @@ use super::check::Checker;
 use super::format::{FOOTER_LEN, HEAD_LEN};
 use super::read::{SnapshotReader, read_piece};
 use super::store::Shared;
+use super::write_out::WriteOut;
 use super::{PARTIAL, SnapshotId, SnapshotMeta};
 use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File};
+
+/// So many chunks are flushed together (32 MiB, mostly): more than that is not sent again when the power fails.
+const SYNC_EVERY_CHUNKS: u64 = 512;
 
 /// A snapshot being received. Dropped before [`Incoming::finish`], what is there stays for the next attempt.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub struct Incoming<D: Dir> {
     /// `None` when the snapshot was there already.
     file: Option<D::File>,
     checker: Checker,
+    out: WriteOut,
+    /// Up to where it is flushed.
     synced: u64,
     /// What came of a piece that is not whole yet.
     buffer: Vec<u8>,
@@ -50,12 +56,14 @@ impl<D: Dir> Incoming<D> {
             shelf.receiving.push(id);
             shelf.whole.contains(&id)
         };
+        let out = WriteOut::from(0, shared.chunk_bytes);
         // From here on the claim is given back when something goes wrong.
         let mut incoming = Incoming {
             checker: Checker::new(id, shared.owner, &path),
             shared,
             id,
             file: None,
+            out,
             synced: 0,
             buffer: Vec::new(),
             failed: None,
@@ -98,7 +106,7 @@ impl<D: Dir> Incoming<D> {
             }
         }
         self.buffer.clear();
-        self.synced = self.checker.at();
+        self.written_before(self.checker.at());
         self.file = Some(file);
         Ok(())
     }
@@ -178,8 +186,19 @@ impl<D: Dir> Incoming<D> {
         let file = self.file.as_ref().expect("nothing is written otherwise");
         file.write_at(at, piece)
             .doing_at("write", file.path(), at)?;
-        self.shared
-            .sync_now_and_then(file, self.checker.at(), &mut self.synced)
+        let at = self.checker.at();
+        self.shared.write_out(file, at, &mut self.out)?;
+        if at - self.synced >= SYNC_EVERY_CHUNKS * u64::from(self.shared.chunk_bytes) {
+            self.shared.sync_file(file)?;
+            self.synced = at;
+        }
+        Ok(())
+    }
+
+    /// Nothing before `at` is to be made durable any more.
+    fn written_before(&mut self, at: u64) {
+        self.out = WriteOut::from(at, self.shared.chunk_bytes);
+        self.synced = at;
     }
 
     /// A piece that is bad is no part of it; when the pieces together are bad, none is.
@@ -191,7 +210,7 @@ impl<D: Dir> Incoming<D> {
         if all {
             let path = self.shared.path(&self.id.file(PARTIAL));
             self.checker = Checker::new(self.id, self.shared.owner, &path);
-            self.synced = 0;
+            self.written_before(0);
         }
     }
 

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::check::Owner;
+use super::write_out::WriteOut;
 use super::{
-    BAD, FOLDER, Incoming, PARTIAL, SYNC_EVERY_CHUNKS, SnapshotFile, SnapshotId, SnapshotMeta,
-    SnapshotReader, SnapshotSource, WHOLE,
+    BAD, FOLDER, Incoming, PARTIAL, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader,
+    SnapshotSource, WHOLE,
 };
 use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File};
@@ -77,18 +78,17 @@ impl<D: Dir> Shared<D> {
         Ok(())
     }
 
-    /// Flushes a file that has grown up to `at` when enough of it is not flushed; `synced` moves then.
-    pub(super) fn sync_now_and_then(
+    /// Writes out a file that has grown up to `at`, for what is to be flushed at all.
+    pub(super) fn write_out(
         &self,
         file: &D::File,
         at: u64,
-        synced: &mut u64,
+        out: &mut WriteOut,
     ) -> Result<(), StorageError> {
-        if at - *synced >= SYNC_EVERY_CHUNKS * u64::from(self.chunk_bytes) {
-            self.sync_file(file)?;
-            *synced = at;
+        match self.sync {
+            true => out.grown(file, at),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     pub(super) fn sync_names(&self) -> Result<(), StorageError> {

@@ -8,6 +8,7 @@ use super::format::{
     FOOTER_LEN, Footer, Header, MOST_MEMBERS, chunk_crc, chunk_head, digest, header_crc,
 };
 use super::store::Shared;
+use super::write_out::WriteOut;
 use super::{FOLDER, SnapshotId, SnapshotMeta, UNFINISHED};
 use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File};
@@ -22,9 +23,9 @@ pub struct SnapshotFile<D: Dir> {
     file: D::File,
     meta: SnapshotMeta,
     header_crc: u32,
-    /// Where the next piece goes, and what of that is certainly durable.
+    /// Where the next piece goes.
     at: u64,
-    synced: u64,
+    out: WriteOut,
     /// Number of the next chunk.
     number: u64,
     digest: u32,
@@ -63,6 +64,7 @@ impl<D: Dir> SnapshotFile<D> {
         let header_crc = header_crc(&header);
         let file = shared.dir.create_empty(&name).doing("create", &path)?;
         let buffer = Vec::with_capacity(shared.chunk_bytes as usize);
+        let out = WriteOut::from(0, shared.chunk_bytes);
         // From here on the file is removed when something goes wrong.
         let mut taking = SnapshotFile {
             shared,
@@ -71,7 +73,7 @@ impl<D: Dir> SnapshotFile<D> {
             meta: meta.clone(),
             header_crc,
             at: 0,
-            synced: 0,
+            out,
             number: 0,
             digest: digest(0, header_crc),
             payload_bytes: 0,
@@ -138,8 +140,7 @@ impl<D: Dir> SnapshotFile<D> {
         file.write_parts_at(at, parts)
             .doing_at("write", file.path(), at)?;
         self.at += len as u64;
-        self.shared
-            .sync_now_and_then(&self.file, self.at, &mut self.synced)
+        self.shared.write_out(&self.file, self.at, &mut self.out)
     }
 
     /// Writes full chunks as they come, and keeps the rest.

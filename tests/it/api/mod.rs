@@ -218,6 +218,8 @@ impl Three {
         for (id, listener) in (1..).zip(listeners) {
             let path = dir.path().join(format!("node-{id}"));
             let mut config = small(Config::new(NodeId(id), path, members.clone()));
+            // Long, so that whoever leads goes on to where a slow machine runs many tests at once.
+            config.election_timeout = Duration::from_secs(1);
             change(&mut config);
             let journal = Journal::default();
             let machine = Machine {
