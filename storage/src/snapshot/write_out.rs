@@ -3,8 +3,8 @@
 use crate::error::{Doing, StorageError};
 use crate::file::File;
 
-/// As many chunks are handed to the medium at once (1 MiB, mostly).
-const PART: u64 = 16;
+/// As many chunks are handed to the medium at once (256 KiB, mostly).
+const PART: u64 = 4;
 
 /// And as many may be on their way there: enough to keep the medium busy while the next part comes, and little enough
 /// that a flush of the log never queues behind much of a snapshot.
