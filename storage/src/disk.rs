@@ -276,6 +276,13 @@ impl File for DiskFile {
         self.sync_range(range, libc::SYNC_FILE_RANGE_WAIT_BEFORE)
     }
 
+    fn give_back(&self, from: u64) {
+        // What does not go now goes with the last handle. The flush makes a journal pass the blocks on part by part, too.
+        if self.file.set_len(from).is_ok() {
+            let _ = self.file.sync_data();
+        }
+    }
+
     #[cfg(target_os = "linux")]
     fn drop_cache(&self) {
         // Advice: where it is refused, what is read next may come from memory.

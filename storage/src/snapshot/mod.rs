@@ -17,6 +17,7 @@ mod examine;
 mod format;
 mod read;
 mod receive;
+mod removal;
 mod store;
 mod survey;
 mod take;

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::check::{Checker, Owner, Piece};
 use super::{SnapshotId, SnapshotMeta};
@@ -17,11 +18,14 @@ pub struct SnapshotReader<D: Dir> {
     /// The chunk at hand, and what of it was not handed out yet.
     buffer: Vec<u8>,
     unread: Range<usize>,
+    /// Keeps the file whole when the snapshot is pruned.
+    _held: Arc<()>,
 }
 
 impl<D: Dir> SnapshotReader<D> {
     pub(super) fn open(
         file: D::File,
+        held: Arc<()>,
         id: SnapshotId,
         owner: Owner,
     ) -> Result<SnapshotReader<D>, StorageError> {
@@ -31,6 +35,7 @@ impl<D: Dir> SnapshotReader<D> {
             checker,
             buffer: Vec::new(),
             unread: 0..0,
+            _held: held,
         };
         reader.advance()?;
         Ok(reader)
@@ -124,11 +129,16 @@ pub struct SnapshotSource<D: Dir> {
     /// Open: the system keeps the bytes when the name goes.
     file: D::File,
     id: SnapshotId,
+    _held: Arc<()>,
 }
 
 impl<D: Dir> SnapshotSource<D> {
-    pub(super) fn new(file: D::File, id: SnapshotId) -> SnapshotSource<D> {
-        SnapshotSource { file, id }
+    pub(super) fn new(file: D::File, held: Arc<()>, id: SnapshotId) -> SnapshotSource<D> {
+        SnapshotSource {
+            file,
+            id,
+            _held: held,
+        }
     }
 
     /// Which it is.

@@ -223,8 +223,8 @@ impl<D: Dir> Incoming<D> {
             return Err(failed);
         }
         let Some(file) = &self.file else {
-            let file = self.shared.open_file(self.id)?;
-            let reader = SnapshotReader::<D>::open(file, self.id, self.shared.owner)?;
+            let (file, held) = self.shared.open_file(self.id)?;
+            let reader = SnapshotReader::<D>::open(file, held, self.id, self.shared.owner)?;
             return Ok(reader.meta().clone());
         };
         let name = self.id.file(PARTIAL);

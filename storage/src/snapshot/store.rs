@@ -1,11 +1,12 @@
 //! The folder of snapshots: which are there, which may go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::check::Owner;
+use super::removal::let_go;
 use super::write_out::WriteOut;
 use super::{
     BAD, FOLDER, Incoming, PARTIAL, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader,
@@ -55,10 +56,23 @@ impl<D: Dir> std::fmt::Debug for Shared<D> {
 pub(super) struct Shelf {
     /// Whole files with durable names.
     pub(super) whole: BTreeSet<SnapshotId>,
+    /// Whose file somebody has open, and may read to its end.
+    pub(super) open: BTreeMap<SnapshotId, Weak<()>>,
     /// Whose partial file somebody writes.
     pub(super) receiving: Vec<SnapshotId>,
     /// Numbers the temporary files.
     pub(super) taken: u64,
+}
+
+impl Shelf {
+    fn hold(&mut self, id: SnapshotId) -> Arc<()> {
+        let held = self.open.get(&id).and_then(Weak::upgrade);
+        held.unwrap_or_else(|| {
+            let held = Arc::new(());
+            self.open.insert(id, Arc::downgrade(&held));
+            held
+        })
+    }
 }
 
 impl<D: Dir> Shared<D> {
@@ -123,7 +137,10 @@ impl<D: Dir> Shared<D> {
         Ok(())
     }
 
-    pub(super) fn open_file(&self, id: SnapshotId) -> Result<D::File, StorageError> {
+    /// While the second part of what this returns lives, the file can be read to its end.
+    pub(super) fn open_file(&self, id: SnapshotId) -> Result<(D::File, Arc<()>), StorageError> {
+        // Before it is opened: then whoever removes it sees it, or it is not there any more.
+        let held = self.shelf().hold(id);
         let name = id.file(WHOLE);
         let path = self.path(&name);
         let file = self.dir.open(&name).map_err(|e| match e.kind() {
@@ -138,7 +155,7 @@ impl<D: Dir> Shared<D> {
             let detail = format!("the file has {len} bytes, its name says {}", id.bytes);
             return Err(StorageError::snapshot(&path, from..to, detail));
         }
-        Ok(file)
+        Ok((file, held))
     }
 
     pub(super) fn remove(&self, name: &str) -> Result<(), StorageError> {
@@ -203,7 +220,8 @@ impl<D: Dir> Snapshots<D> {
     /// # Errors
     /// It is not there, its header is damaged, or the medium failed.
     pub fn open(&self, id: SnapshotId) -> Result<SnapshotReader<D>, StorageError> {
-        SnapshotReader::open(self.shared.open_file(id)?, id, self.shared.owner)
+        let (file, held) = self.shared.open_file(id)?;
+        SnapshotReader::open(file, held, id, self.shared.owner)
     }
 
     /// Reads all of a snapshot, from the medium where the system can be told so. It waits for the disk all the time: for a
@@ -220,9 +238,9 @@ impl<D: Dir> Snapshots<D> {
     /// # Errors
     /// As [`Snapshots::verify`].
     pub fn verify_at(&self, id: SnapshotId, read: impl FnMut(u64)) -> Result<(), StorageError> {
-        let file = self.shared.open_file(id)?;
+        let (file, held) = self.shared.open_file(id)?;
         file.drop_cache();
-        SnapshotReader::<D>::open(file.clone(), id, self.shared.owner)?.verify_rest(read)?;
+        SnapshotReader::<D>::open(file.clone(), held, id, self.shared.owner)?.verify_rest(read)?;
         // What else is in memory is of more use than this.
         file.drop_cache();
         Ok(())
@@ -233,7 +251,8 @@ impl<D: Dir> Snapshots<D> {
     /// # Errors
     /// It is not there, or the medium failed.
     pub fn source(&self, id: SnapshotId) -> Result<SnapshotSource<D>, StorageError> {
-        Ok(SnapshotSource::new(self.shared.open_file(id)?, id))
+        let (file, held) = self.shared.open_file(id)?;
+        Ok(SnapshotSource::new(file, held, id))
     }
 
     /// Begins to receive a snapshot, or goes on where it was left: the part that is there is read and verified.
@@ -246,15 +265,21 @@ impl<D: Dir> Snapshots<D> {
 
     /// Removes all but the two newest, and what was received in part and is no newer. Returns the index of the older one
     /// of the two: what the log holds up to there is not needed, should the newest go bad. 0 while there is only one.
+    /// Long files are given back in pieces: for a thread that nobody waits for.
     ///
     /// # Errors
     /// The medium failed.
     pub fn prune(&self) -> Result<u64, StorageError> {
         let mut shelf = self.shared.shelf();
-        let mut changed = false;
+        let (mut changed, mut gone) = (false, Vec::new());
+        shelf.open.retain(|_, held| held.strong_count() > 0);
         while shelf.whole.len() > 2 {
             let oldest = *shelf.whole.first().expect("more than two");
-            self.shared.remove(&oldest.file(WHOLE))?;
+            let name = oldest.file(WHOLE);
+            if !shelf.open.contains_key(&oldest) {
+                gone.extend(self.shared.dir.open(&name));
+            }
+            self.shared.remove(&name)?;
             shelf.whole.remove(&oldest);
             changed = true;
         }
@@ -264,7 +289,9 @@ impl<D: Dir> Snapshots<D> {
                 continue;
             };
             if id.index <= newest && !shelf.receiving.contains(&id) {
-                self.shared.remove(&id.file(PARTIAL))?;
+                let name = id.file(PARTIAL);
+                gone.extend(self.shared.dir.open(&name));
+                self.shared.remove(&name)?;
                 changed = true;
             }
         }
@@ -272,11 +299,16 @@ impl<D: Dir> Snapshots<D> {
             self.shared.sync_names()?;
         }
         let spare = shelf.whole.len() == 2;
-        Ok(if spare {
-            shelf.whole.first().map_or(0, |id| id.index)
-        } else {
-            0
-        })
+        let spare = shelf
+            .whole
+            .first()
+            .filter(|_| spare)
+            .map_or(0, |id| id.index);
+        drop(shelf);
+        for file in &gone {
+            let_go::<D>(file);
+        }
+        Ok(spare)
     }
 
     /// Puts a snapshot that was found bad aside: it is kept for the operator under another name, in the place of the one

@@ -575,6 +575,32 @@ fn two_are_kept_and_a_source_can_be_read_to_its_end() {
     }
 }
 
+/// Long files are given back in pieces, but not one that is read still.
+#[test]
+fn a_long_file_in_use_is_whole_when_it_is_pruned() {
+    const LONG: usize = 9 << 20;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (log, _) = Log::open(Disk::new(dir.path()), small(), CLUSTER, GROUP, NODE).expect("opened");
+    let snapshots = log.snapshots();
+    let oldest = take(&snapshots, 1, 1, LONG).expect("taken");
+    let source = snapshots.source(oldest).expect("it is there");
+    let mut reader = snapshots.open(oldest).expect("it is there");
+    for index in 2..=3 {
+        take(&snapshots, index, 1, 100).expect("taken");
+    }
+    assert_eq!(snapshots.prune().expect("pruned"), 2);
+    assert_eq!(
+        snapshots.disk_bytes().expect("read"),
+        snapshots.list().iter().map(|id| id.bytes).sum()
+    );
+    let mut end = [0; 1000];
+    let read = source.read_at(source.len() - 1000, &mut end).expect("read");
+    assert_eq!(read, end.len());
+    let mut state = Vec::new();
+    reader.read_to_end(&mut state).expect("sound to its end");
+    assert_eq!(state.len(), LONG);
+}
+
 #[test]
 fn any_step_of_pruning_and_putting_aside_may_fail() {
     let memory = Memory::new(1);
