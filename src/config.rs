@@ -49,7 +49,8 @@ pub enum IdleWay {
     /// Never sleeps, but lets others run.
     Yield,
     /// Yields for as long as given after the last work, then sleeps until something comes. A longer grace saves
-    /// wake-ups (tens of microseconds each on a sleeping core) and costs that much CPU after every burst.
+    /// wake-ups (tens of microseconds each on a sleeping core) and costs that much CPU after every burst. A thread that
+    /// something comes to only now and then - its last four sleeps were not all shorter than 1 ms - sleeps at once.
     Park {
         /// How long to yield before it sleeps.
         grace: Duration,

@@ -2,7 +2,8 @@
 //!
 //! Waking a sleeping core costs tens of microseconds, so a thread that has just worked looks a
 //! little longer before it sleeps; a thread that has nothing to do for longer than that sleeps and
-//! costs nothing.
+//! costs nothing. One that is woken now and then, for a heartbeat, would look in vain each time: it
+//! sleeps at once, until work comes in a rush again.
 
 use std::hint;
 use std::thread;
@@ -10,6 +11,10 @@ use std::time::{Duration, Instant};
 
 /// Idle polls that only pause the processor for a moment, before the first system call.
 const SPINS: u32 = 16;
+/// A sleep of this length is a lull: what comes after it is no rush.
+const LULL: Duration = Duration::from_millis(1);
+/// So many shorter sleeps, one after the other, make a rush. A heartbeat and its answers make fewer.
+const RUSH: u32 = 4;
 
 /// What a thread does when it has no work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +23,8 @@ pub enum Idle {
     Spin,
     /// Polls, and lets other threads run between polls.
     Yield,
-    /// Yields for as long as `grace` after the last work, then sleeps until it is woken.
+    /// Yields for as long as `grace` after the last work, then sleeps until it is woken. Whose last
+    /// few sleeps were not all shorter than a millisecond sleeps at once.
     Park {
         /// How long to yield before sleeping. Zero sleeps at once. A longer grace saves wake-ups
         /// (tens of microseconds each) and costs that much of a core after every burst.
@@ -27,7 +33,7 @@ pub enum Idle {
 }
 
 impl Default for Idle {
-    /// Sleeps after 50 µs without work.
+    /// Sleeps after 50 µs without work, in a rush.
     fn default() -> Self {
         Self::Park {
             grace: Duration::from_micros(50),
@@ -54,6 +60,10 @@ pub struct Backoff {
     spins: u32,
     /// When the first yield since the last work was.
     idle_since: Option<Instant>,
+    /// Since when it sleeps.
+    asleep_since: Option<Instant>,
+    /// Sleeps since the last lull, up to [`RUSH`].
+    short_sleeps: u32,
 }
 
 impl Backoff {
@@ -63,6 +73,8 @@ impl Backoff {
             idle,
             spins: 0,
             idle_since: None,
+            asleep_since: None,
+            short_sleeps: 0,
         }
     }
 
@@ -71,6 +83,16 @@ impl Backoff {
     pub fn worked(&mut self) {
         self.spins = 0;
         self.idle_since = None;
+        if let Some(since) = self.asleep_since.take() {
+            self.woken_after(since.elapsed());
+        }
+    }
+
+    fn woken_after(&mut self, slept: Duration) {
+        self.short_sleeps = match slept < LULL {
+            true => RUSH.min(self.short_sleeps + 1),
+            false => 0,
+        };
     }
 
     /// After a poll that found nothing: makes the pause that is due, or says that it is time to
@@ -88,16 +110,19 @@ impl Backoff {
         if grace.is_zero() {
             return Rest::Sleep;
         }
-        if self.spins < SPINS {
+        let rush = self.short_sleeps == RUSH;
+        if rush && self.spins < SPINS {
             self.spins += 1;
             hint::spin_loop();
             return Rest::Again;
         }
-        let rest = self.rest_at(Instant::now(), grace);
-        if rest == Rest::Again {
+        let now = Instant::now();
+        if rush && self.rest_at(now, grace) == Rest::Again {
             thread::yield_now();
+            return Rest::Again;
         }
-        rest
+        self.asleep_since.get_or_insert(now);
+        Rest::Sleep
     }
 
     fn rest_at(&mut self, now: Instant, grace: Duration) -> Rest {
@@ -154,14 +179,61 @@ mod tests {
     }
 
     #[test]
-    fn a_parking_thread_spins_first_and_sleeps_in_the_end() {
+    fn a_thread_that_is_woken_now_and_then_sleeps_at_once() {
         let mut backoff = Backoff::new(Idle::default());
+        let sleeps_at_once = |backoff: &mut Backoff| {
+            let rest = backoff.rest();
+            backoff.asleep_since = None; // Its length is given below.
+            backoff.worked();
+            rest == Rest::Sleep
+        };
+        let (short, long) = (Duration::from_micros(900), LULL);
+        // A heartbeat and two answers, again and again.
+        for _ in 0..10 {
+            for slept in [long, short, short] {
+                backoff.woken_after(slept);
+                assert!(sleeps_at_once(&mut backoff));
+            }
+        }
+        for _ in 0..2 {
+            assert!(sleeps_at_once(&mut backoff), "{backoff:?}");
+            backoff.woken_after(short);
+        }
+        for _ in 0..10 {
+            assert!(!sleeps_at_once(&mut backoff), "a rush: {backoff:?}");
+            backoff.woken_after(short);
+        }
+        backoff.woken_after(long);
+        assert!(sleeps_at_once(&mut backoff), "a lull ends it");
+    }
+
+    #[test]
+    fn only_a_sleep_counts_as_one() {
+        let mut backoff = Backoff::new(Idle::default());
+        for _ in 0..100 {
+            backoff.worked();
+        }
+        assert_eq!(backoff.short_sleeps, 0);
+        assert_eq!(backoff.rest(), Rest::Sleep);
+        let since = backoff.asleep_since;
+        // A timer, and nothing to do.
+        assert_eq!(backoff.rest(), Rest::Sleep);
+        assert_eq!((backoff.asleep_since, since.is_some()), (since, true));
+        backoff.worked();
+        assert_eq!(backoff.asleep_since, None);
+    }
+
+    #[test]
+    fn a_parking_thread_spins_first_in_a_rush_and_sleeps_in_the_end() {
+        let mut backoff = Backoff::new(Idle::default());
+        backoff.short_sleeps = RUSH;
         let mut polls = 1;
         while backoff.rest() == Rest::Again {
             polls += 1;
         }
         assert!(polls > SPINS, "slept after {polls} polls");
         assert_eq!(backoff.rest(), Rest::Sleep);
+        backoff.asleep_since = None;
         backoff.worked();
         assert_eq!(backoff.rest(), Rest::Again);
     }
