@@ -1,10 +1,8 @@
 //! One node, and three: proposals and reads on each of them, without anything going wrong but a lost quorum.
 
-use std::time::Duration;
-
 use ringraft::{Consistency, PeerStatus, ProposeError, Role};
 
-use crate::api::{Journal, MAX_ENTRY, PLANS, Three, alone, answer, commit, number, read};
+use crate::api::{Journal, MAX_ENTRY, PLANS, Three, alone, answer, commit, hasty, number, read};
 use crate::until;
 
 #[test]
@@ -141,7 +139,7 @@ fn a_linearizable_read_on_any_node_sees_what_any_other_acknowledged() {
 
 #[test]
 fn without_a_quorum_only_stale_reads_are_answered() {
-    let three = Three::start(|config| config.proposal_timeout = Duration::from_millis(600));
+    let three = Three::start(hasty);
     commit(&three.nodes[0], b"+");
     let left = three.until_leader(&[0, 1, 2]);
     for at in (0..3).filter(|&at| at != left) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ringraft::{Config, Consistency, Fault, Member, Node, NodeId, ProposeError, Role};
 
 use crate::api::{
-    Journal, Machine, PLANS, Three, Told, alone, answer, commit, number, small, start_alone,
+    Journal, Machine, PLANS, Three, Told, alone, answer, commit, hasty, number, small, start_alone,
 };
 use crate::ports::Ports;
 use crate::{DEADLINE, until, until_some};
@@ -70,7 +70,7 @@ fn shutdown_answers_every_request() {
     for threads in PLANS {
         let three = Three::start(|config| {
             config.threads = threads.clone();
-            config.proposal_timeout = Duration::from_millis(400);
+            hasty(config);
         });
         let leader = three.until_leader(&[0, 1, 2]);
         let node = &three.nodes[leader];

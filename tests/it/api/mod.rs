@@ -162,6 +162,12 @@ fn small(config: Config) -> Config {
     }
 }
 
+/// For what happens when time runs out.
+fn hasty(config: &mut Config) {
+    config.election_timeout = Duration::from_millis(300);
+    config.proposal_timeout = Duration::from_millis(600);
+}
+
 const PLANS: [Threads; 2] = [Threads::Shared, Threads::PerStage { cores: Vec::new() }];
 
 fn start_alone(

@@ -78,7 +78,7 @@ fn a_wait_for_an_index_ends_when_it_is_applied() {
 
 #[test]
 fn who_waits_long_holds_up_nobody() {
-    let three = Three::start(|config| config.proposal_timeout = Duration::from_millis(700));
+    let three = Three::start(hasty);
     commit(&three.nodes[0], b"+");
     for node in &three.nodes {
         let far = node.wait_applied(1_000_000).expect("there is room");
@@ -99,7 +99,7 @@ fn who_waits_long_holds_up_nobody() {
 
 #[test]
 fn a_bounded_read_is_answered_from_the_past_until_that_is_too_old() {
-    let three = Three::start(|config| config.proposal_timeout = Duration::from_millis(600));
+    let three = Three::start(hasty);
     let old = |age| Consistency::AtMost { age, entries: 0 };
     let hour = old(Duration::from_secs(3600));
     commit(&three.nodes[0], b"+");
