@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use crate::Role;
 use crate::sim::invariants::{Verdict, broken};
 use crate::sim::life::REJOINS;
+use crate::sim::lives::WIPED;
 use crate::sim::world::World;
 
 impl World<'_> {
@@ -55,13 +56,18 @@ impl World<'_> {
         Ok(())
     }
 
-    /// On any node.
+    /// On any node but one that was wiped, and is refused for that: each try there would wait as long as it may, and where a
+    /// window is short there are many to come, one after the other.
     fn try_again(&mut self) {
-        let count = self.nodes.len();
+        let (count, leader) = (self.nodes.len(), self.leader());
         let first = self.clients.pick_node(count);
+        let takes_part = |at: &usize| {
+            let node = &self.nodes[*at];
+            node.runs() && (node.damaged != Some(WIPED) || leader == Some(*at))
+        };
         let at = (first..first + count)
             .map(|at| at % count)
-            .find(|&at| self.nodes[at].runs())
+            .find(takes_part)
             .expect("the leader does");
         let node = &mut self.nodes[at];
         let life = node.life.as_ref().expect("it runs");

@@ -36,7 +36,8 @@ fn a_trace_changes_nothing_and_is_deterministic_itself() {
 #[test]
 fn a_fixed_set_of_seeds_passes() {
     let mut counts = Counts::default();
-    for seed in 0..60 {
+    // The last one: many commands for a session with a window of one, while a node that was wiped is refused.
+    for seed in (0..60).chain([1_795_288_334_437]) {
         let report = run(&Options::new(seed));
         assert_eq!(report.failure, None, "seed {seed}");
         counts.merge(&report.counts);
