@@ -360,10 +360,10 @@ fn round(
         "MiB/s",
         near,
     );
-    figures.ratio(
+    figures.note(
         "install / disk just before and after",
+        "x",
         speed(begin, end) / near,
-        Goal::AtLeast(0.5),
     );
     figures.note("install: CPU, with the writes", "s", cpu);
     figures.note("install: memory grows by", "MiB", grown);
