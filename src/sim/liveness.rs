@@ -36,8 +36,11 @@ impl World<'_> {
                 );
             }
             let leader = self.leader();
-            if leader.is_some() && self.clients.open() == 0 && self.clients.unresolved() > 0 {
-                self.try_again();
+            if let Some(leader) = leader
+                && self.clients.open() == 0
+                && self.clients.unresolved() > 0
+            {
+                self.try_again(leader);
                 continue;
             }
             if let Some(leader) = leader
@@ -58,12 +61,12 @@ impl World<'_> {
 
     /// On any node but one that was wiped, and is refused for that: each try there would wait as long as it may, and where a
     /// window is short there are many to come, one after the other.
-    fn try_again(&mut self) {
-        let (count, leader) = (self.nodes.len(), self.leader());
+    fn try_again(&mut self, leader: usize) {
+        let count = self.nodes.len();
         let first = self.clients.pick_node(count);
         let takes_part = |at: &usize| {
             let node = &self.nodes[*at];
-            node.runs() && (node.damaged != Some(WIPED) || leader == Some(*at))
+            node.runs() && (node.damaged != Some(WIPED) || *at == leader)
         };
         let at = (first..first + count)
             .map(|at| at % count)

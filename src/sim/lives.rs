@@ -177,13 +177,14 @@ impl World<'_> {
             self.counts.add("mark: the power failed in recovery");
             return Ok(());
         }
+        // Whatever else is amiss: it tries again when that has passed.
+        if node.armed.full || node.armed.error || node.no_reads {
+            self.counts.add("mark: a node could not start for its disk");
+            return Ok(());
+        }
         if node.damaged.is_some_and(|how| how != REJOINS) {
             node.retired = true;
             self.counts.add("damage: a node refused to start");
-            return Ok(());
-        }
-        if node.armed.full || node.armed.error || node.no_reads {
-            self.counts.add("mark: a node could not start for its disk");
             return Ok(());
         }
         broken(

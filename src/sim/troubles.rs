@@ -209,7 +209,12 @@ impl World<'_> {
             {
                 return self.damage(at, trouble);
             }
-            Trouble::RotInUse if lives && self.may_damage(at) => return Ok(self.rot(at)),
+            // It may end before that is mended, and be refused then.
+            Trouble::RotInUse
+                if lives && self.may_damage(at) && !self.is_any(|how| how == REJOINS) =>
+            {
+                return Ok(self.rot(at));
+            }
             Trouble::Wipe if self.may_damage(at) && self.is_known_to_all(at) => {
                 let (may_rejoin, must_rejoin) = (
                     !self.is_any(|how| how != REJOINS),
