@@ -161,7 +161,9 @@ impl Life {
         let state = vec![index as u8; 300 + index as usize * 7];
         file.write_all(&state).expect("the medium is sound");
         file.finish().expect("the medium is sound");
-        snapshots.prune().expect("the medium is sound");
+        snapshots
+            .prune(&mut storage::Gone::default())
+            .expect("the medium is sound");
     }
 
     /// A leader does not have the last records. What it has in their place is of a new term, or of an

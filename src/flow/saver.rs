@@ -16,7 +16,7 @@ use std::time::Duration;
 use ringbuf::Waker;
 use storage::Dir;
 use storage::scrub::Scrub;
-use storage::{SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, Snapshots};
+use storage::{Gone, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, Snapshots};
 
 use crate::flow::clock::Clock;
 use crate::flow::desk::{Job, Returned};
@@ -27,6 +27,9 @@ use crate::fsm::SnapshotWriter;
 use crate::pending::Token;
 use crate::{Config, Index, ProposeError, StateMachine};
 
+/// How often a piece of what was pruned is given back: between two the log has its turn.
+const GIVE_BACK_US: u64 = 2_000;
+
 pub(crate) struct Saver<D: Dir> {
     snapshots: Snapshots<D>,
     shared: Arc<Shared>,
@@ -35,6 +38,9 @@ pub(crate) struct Saver<D: Dir> {
     tail: u64,
     pace: Pace,
     scrubber: Scrubber<D>,
+    /// Snapshots that were pruned, and when the next piece of them is given back.
+    gone: Gone<D>,
+    gone_due_us: u64,
     /// What is bad in the log lies before this: a snapshot is to take its place.
     rotten: Index,
     /// What the directory held at the start has been looked at.
@@ -52,6 +58,8 @@ impl<D: Dir> Saver<D> {
         let now_us = shared.clock.now_us();
         Self {
             scrubber: Scrubber::new(scrub, snapshots.clone(), config, now_us),
+            gone: Gone::default(),
+            gone_due_us: 0,
             rotten: 0,
             snapshots,
             shared,
@@ -62,14 +70,14 @@ impl<D: Dir> Saver<D> {
         }
     }
 
-    /// Does one job, or reads on.
+    /// Does one job; or gives back and reads on.
     pub(crate) fn poll(&mut self, now_us: u64) -> usize {
         let begun = std::mem::replace(&mut self.begun, true);
         if !begun {
             self.settle();
         }
         match self.shared.desk.next_job() {
-            None => return usize::from(!begun) + self.scrub(now_us),
+            None => return usize::from(!begun) + self.give_back(now_us) + self.scrub(now_us),
             Some(Job::Take {
                 meta,
                 writer,
@@ -87,6 +95,15 @@ impl<D: Dir> Saver<D> {
                 self.shared.desk.give_back(returned);
             }
         }
+        1
+    }
+
+    fn give_back(&mut self, now_us: u64) -> usize {
+        if self.gone.is_empty() || now_us < self.gone_due_us {
+            return 0;
+        }
+        self.gone.give_back();
+        self.gone_due_us = now_us + GIVE_BACK_US;
         1
     }
 
@@ -129,7 +146,10 @@ impl<D: Dir> Saver<D> {
     }
 
     pub(crate) fn deadline_us(&self) -> u64 {
-        self.scrubber.due_us()
+        match self.gone.is_empty() {
+            true => self.scrubber.due_us(),
+            false => self.scrubber.due_us().min(self.gone_due_us),
+        }
     }
 
     pub(crate) fn has_work(&self) -> bool {
@@ -194,10 +214,13 @@ impl<D: Dir> Saver<D> {
         if marks.restore.load(Ordering::Acquire) > marks.applied.load(Ordering::Acquire) {
             return; // One of them is about to be read.
         }
-        let upto = self.snapshots.prune().unwrap_or_else(|error| {
-            tracing::warn!(node = self.shared.id.0, "old snapshots stay: {error}");
-            0
-        });
+        let upto = self
+            .snapshots
+            .prune(&mut self.gone)
+            .unwrap_or_else(|error| {
+                tracing::warn!(node = self.shared.id.0, "old snapshots stay: {error}");
+                0
+            });
         let newest = self.snapshots.newest();
         let disk_bytes = self.snapshots.disk_bytes().unwrap_or(0);
         self.shared.snapshots().keep(newest, disk_bytes);

@@ -273,14 +273,17 @@ impl File for DiskFile {
 
     #[cfg(target_os = "linux")]
     fn await_write_out(&self, range: Range<u64>) -> io::Result<()> {
-        self.sync_range(range, libc::SYNC_FILE_RANGE_WAIT_BEFORE)
+        match self.sync_range(range, libc::SYNC_FILE_RANGE_WAIT_BEFORE) {
+            // Some sandboxes have the call, and not this way to wait.
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => self.sync(),
+            outcome => outcome,
+        }
     }
 
-    fn give_back(&self, from: u64) {
-        // What does not go now goes with the last handle. The flush makes a journal pass the blocks on part by part, too.
-        if self.file.set_len(from).is_ok() {
-            let _ = self.file.sync_data();
-        }
+    fn give_back(&self, from: u64) -> io::Result<()> {
+        self.file.set_len(from)?;
+        // A journal passes the blocks on with its next commit: part by part, too.
+        self.file.sync_data()
     }
 
     #[cfg(target_os = "linux")]

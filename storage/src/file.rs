@@ -115,8 +115,13 @@ pub trait File: Clone + Send + Sync + 'static {
     }
 
     /// Gives the room of everything from `from` on back to the system, of a file whose name is gone and that nobody reads
-    /// any more. Where the system cannot do that in parts, all of it goes with the last handle.
-    fn give_back(&self, _from: u64) {}
+    /// any more.
+    ///
+    /// # Errors
+    /// The system cannot do that in parts, or the medium failed: then all of it goes with the last handle.
+    fn give_back(&self, _from: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Lets go of what the system keeps of the file in memory and need not write any more, so that what is read next is
     /// what the medium has. Where the system has no such call this does nothing.

@@ -103,6 +103,7 @@ pub use probe::flush_floor;
 pub use reader::{Reader, Slice};
 pub use recover::Decision;
 pub use snapshot::{
-    Incoming, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSource, Snapshots,
+    Gone, Incoming, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSource,
+    Snapshots,
 };
 pub use stats::FlushStats;

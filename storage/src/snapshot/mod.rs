@@ -28,6 +28,7 @@ use std::fmt;
 pub use examine::{Examined, examine};
 pub use read::{SnapshotReader, SnapshotSource};
 pub use receive::Incoming;
+pub use removal::Gone;
 pub use store::Snapshots;
 pub use survey::SnapshotFound;
 pub use take::SnapshotFile;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::check::Owner;
-use super::removal::let_go;
+use super::removal::Gone;
 use super::write_out::WriteOut;
 use super::{
     BAD, FOLDER, Incoming, PARTIAL, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader,
@@ -265,19 +265,19 @@ impl<D: Dir> Snapshots<D> {
 
     /// Removes all but the two newest, and what was received in part and is no newer. Returns the index of the older one
     /// of the two: what the log holds up to there is not needed, should the newest go bad. 0 while there is only one.
-    /// Long files are given back in pieces: for a thread that nobody waits for.
+    /// The bytes of what was removed, unless somebody reads them still, are for the caller to give back, from `gone`.
     ///
     /// # Errors
     /// The medium failed.
-    pub fn prune(&self) -> Result<u64, StorageError> {
+    pub fn prune(&self, gone: &mut Gone<D>) -> Result<u64, StorageError> {
         let mut shelf = self.shared.shelf();
-        let (mut changed, mut gone) = (false, Vec::new());
+        let (mut changed, mut files) = (false, Vec::new());
         shelf.open.retain(|_, held| held.strong_count() > 0);
         while shelf.whole.len() > 2 {
             let oldest = *shelf.whole.first().expect("more than two");
             let name = oldest.file(WHOLE);
             if !shelf.open.contains_key(&oldest) {
-                gone.extend(self.shared.dir.open(&name));
+                files.extend(self.shared.dir.open(&name));
             }
             self.shared.remove(&name)?;
             shelf.whole.remove(&oldest);
@@ -290,7 +290,7 @@ impl<D: Dir> Snapshots<D> {
             };
             if id.index <= newest && !shelf.receiving.contains(&id) {
                 let name = id.file(PARTIAL);
-                gone.extend(self.shared.dir.open(&name));
+                files.extend(self.shared.dir.open(&name));
                 self.shared.remove(&name)?;
                 changed = true;
             }
@@ -298,17 +298,13 @@ impl<D: Dir> Snapshots<D> {
         if changed {
             self.shared.sync_names()?;
         }
+        gone.add(files);
         let spare = shelf.whole.len() == 2;
-        let spare = shelf
-            .whole
-            .first()
-            .filter(|_| spare)
-            .map_or(0, |id| id.index);
-        drop(shelf);
-        for file in &gone {
-            let_go::<D>(file);
-        }
-        Ok(spare)
+        Ok(if spare {
+            shelf.whole.first().map_or(0, |id| id.index)
+        } else {
+            0
+        })
     }
 
     /// Puts a snapshot that was found bad aside: it is kept for the operator under another name, in the place of the one

@@ -18,7 +18,7 @@ mod unreadable;
 use crate::file::Dir;
 use crate::record::{Header, Records, encode_into};
 use crate::{
-    FlushState, Log, Memory, Options, Recovered, SnapshotId, SnapshotMeta, StorageError, Vote,
+    FlushState, Gone, Log, Memory, Options, Recovered, SnapshotId, SnapshotMeta, StorageError, Vote,
 };
 use std::io::{Read as _, Write as _};
 

@@ -232,7 +232,7 @@ fn play<D: Medium>(mut dir: D, options: &Options, ops: &[Op]) {
             Op::Purge(count) => {
                 let taken = log.snapshot_what_is_durable();
                 model.snapshot = taken.map_or(0, |id| id.index);
-                log.snapshots().prune().expect("pruned");
+                log.snapshots().prune(&mut Gone::default()).expect("pruned");
                 let first = log
                     .purge_before(log.last().saturating_sub(count))
                     .expect("purged");

@@ -257,7 +257,7 @@ fn a_bad_newest_snapshot_falls_back_to_the_other_and_the_log() {
         log.append_some(20, 1, 500);
         log.flush();
         ids.push(take(&snapshots, round * 20 - 3, 1, 800).expect("taken"));
-        let floor = snapshots.prune().expect("pruned");
+        let floor = snapshots.prune(&mut Gone::default()).expect("pruned");
         let expected = if round == 1 { 0 } else { (round - 1) * 20 - 3 };
         assert_eq!(floor, expected);
         let first = log.purge_before(floor + 1).expect("purged");
