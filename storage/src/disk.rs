@@ -7,15 +7,20 @@ use std::fs::{self, OpenOptions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IoSlice, Read, Write};
 #[cfg(target_os = "linux")]
-use std::ops::Range;
-#[cfg(target_os = "linux")]
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+#[cfg(target_os = "linux")]
+use std::sync::OnceLock;
 
 use rustix::fs::{FlockOperation, flock};
+#[cfg(target_os = "linux")]
+use rustix::fs::{Mode, OFlags, fcntl_getfl};
+use rustix::io::Errno;
 
+#[cfg(target_os = "linux")]
+use crate::file::ALIGNED;
 use crate::file::{Dir, File, FlushOptions, LockError, Map};
 use crate::flush::DiskFlusher;
 
@@ -43,6 +48,9 @@ impl Disk {
 pub struct DiskFile {
     pub(crate) file: Arc<fs::File>,
     pub(crate) path: Arc<Path>,
+    /// Once it is asked for, see [`DiskFile::direct`].
+    #[cfg(target_os = "linux")]
+    direct: Arc<OnceLock<Option<fs::File>>>,
 }
 
 /// A lock that is held while this lives. The system lets go of it when the process ends, however.
@@ -98,7 +106,7 @@ impl Dir for Disk {
         #[cfg(target_os = "linux")]
         match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len) {
             // A file system without the call: the zeros below allocate just as well.
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
             Err(e) => return Err(e.into()),
         }
         // Allocated but never written extents make every later flush a journal commit, so write them.
@@ -112,10 +120,7 @@ impl Dir for Disk {
                 file.sync_data()?;
             }
         }
-        Ok(DiskFile {
-            file: Arc::new(file),
-            path: path.into(),
-        })
+        Ok(DiskFile::new(file, path))
     }
 
     fn create_empty(&self, name: &str) -> io::Result<DiskFile> {
@@ -123,19 +128,13 @@ impl Dir for Disk {
         let mut open = OpenOptions::new();
         let open = open.read(true).write(true).create(true).truncate(true);
         let file = open.open(&path)?;
-        Ok(DiskFile {
-            file: Arc::new(file),
-            path: path.into(),
-        })
+        Ok(DiskFile::new(file, path))
     }
 
     fn open(&self, name: &str) -> io::Result<DiskFile> {
         let path = self.path(name);
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        Ok(DiskFile {
-            file: Arc::new(file),
-            path: path.into(),
-        })
+        Ok(DiskFile::new(file, path))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -172,7 +171,7 @@ impl Dir for Disk {
         let mut file = open.open(self.path(name)).map_err(LockError::Io)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(e) if e == rustix::io::Errno::WOULDBLOCK => {
+            Err(e) if e == Errno::WOULDBLOCK => {
                 let mut pid = String::new();
                 // The pid is a courtesy of the message; without it the answer is the same.
                 let _ = file.take(32).read_to_string(&mut pid);
@@ -201,23 +200,65 @@ impl Dir for Disk {
 impl DiskFile {
     /// Any file under any name, to see what the flushers make of it.
     pub(crate) fn for_test(file: fs::File, name: &str) -> DiskFile {
+        DiskFile::new(file, Path::new(name))
+    }
+}
+
+impl DiskFile {
+    pub(crate) fn new(file: fs::File, path: impl Into<Arc<Path>>) -> DiskFile {
         DiskFile {
             file: Arc::new(file),
-            path: Path::new(name).into(),
+            path: path.into(),
+            #[cfg(target_os = "linux")]
+            direct: Arc::default(),
         }
     }
 }
 
 #[cfg(target_os = "linux")]
 impl DiskFile {
-    /// `sync_file_range`, for which rustix has no wrapper.
-    fn sync_range(&self, range: Range<u64>, what: libc::c_uint) -> io::Result<()> {
-        let (from, len) = (range.start as i64, (range.end - range.start) as i64);
-        // SAFETY: the call takes no pointers, and the descriptor is open for as long as `self` holds the file.
-        match unsafe { libc::sync_file_range(self.file.as_raw_fd(), from, len, what) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
+    /// The same file, opened once more for what goes past the page cache. `None`: its file system has no such way.
+    pub(crate) fn direct(&self) -> Option<&fs::File> {
+        let open = || {
+            let how = fcntl_getfl(&*self.file).ok()? & OFlags::RWMODE;
+            // By this name it is the same file, whatever its own name is by now.
+            let same = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            let file =
+                rustix::fs::open(same, how | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty());
+            Some(file.ok()?.into())
+        };
+        self.direct.get_or_init(open).as_ref()
+    }
+
+    /// Moves bytes past the page cache as far as they lie in whole pages, `len` of them that begin at the address `begin`:
+    /// `call` gets how many are moved already, and how many may be. Returns how many were moved in all; the rest, and
+    /// everything where there is no such way, is left.
+    fn past_cache(
+        &self,
+        offset: u64,
+        (begin, len): (usize, usize),
+        mut call: impl FnMut(&fs::File, usize, usize) -> rustix::io::Result<usize>,
+    ) -> io::Result<usize> {
+        let whole = len - len % ALIGNED;
+        let is_aligned = begin.is_multiple_of(ALIGNED) && offset.is_multiple_of(ALIGNED as u64);
+        if !is_aligned || whole == 0 {
+            return Ok(0);
         }
+        let Some(file) = self.direct() else {
+            return Ok(0);
+        };
+        let mut done = 0;
+        // What ends within a page is the end of the file.
+        while done < whole && done.is_multiple_of(ALIGNED) {
+            match call(file, done, whole) {
+                // The medium wants more than pages, or the file ends here.
+                Err(Errno::INVAL) | Ok(0) => break,
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(done)
     }
 }
 
@@ -241,7 +282,7 @@ impl File for DiskFile {
                     IoSlice::advance_slices(&mut parts, n);
                     offset += n as u64;
                 }
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
         }
@@ -261,23 +302,34 @@ impl File for DiskFile {
         self.file.read_exact_at(out, offset)
     }
 
+    #[cfg(target_os = "linux")]
+    fn write_past_cache(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let place = (bytes.as_ptr().addr(), bytes.len());
+        let done = self.past_cache(offset, place, |file, from, to| {
+            rustix::io::pwrite(file, &bytes[from..to], offset + from as u64)
+        })?;
+        self.write_at(offset + done as u64, &bytes[done..])
+    }
+
+    #[cfg(target_os = "linux")]
+    fn read_past_cache(&self, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+        let place = (out.as_ptr().addr(), out.len());
+        let mut done = self.past_cache(offset, place, |file, from, to| {
+            rustix::io::pread(file, &mut out[from..to], offset + from as u64)
+        })?;
+        while done < out.len() {
+            match self.file.read_at(&mut out[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
-    }
-
-    #[cfg(target_os = "linux")]
-    fn begin_write_out(&self, range: Range<u64>) {
-        // What fails here fails again where it is waited for, or flushed.
-        let _ = self.sync_range(range, libc::SYNC_FILE_RANGE_WRITE);
-    }
-
-    #[cfg(target_os = "linux")]
-    fn await_write_out(&self, range: Range<u64>) -> io::Result<()> {
-        match self.sync_range(range, libc::SYNC_FILE_RANGE_WAIT_BEFORE) {
-            // Some sandboxes have the call, and not this way to wait.
-            Err(e) if e.kind() == io::ErrorKind::Unsupported => self.sync(),
-            outcome => outcome,
-        }
     }
 
     fn give_back(&self, from: u64) -> io::Result<()> {
@@ -348,6 +400,31 @@ mod tests {
         ];
         file.write_parts_at(4095, parts).expect("written");
         assert_eq!(map.slice(4094..4103), b"\0abcdefg\0");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn whole_pages_go_past_the_page_cache_and_the_rest_through_it() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = Disk::new(dir.path()).create_empty("f").expect("created");
+        let Some(direct) = file.direct() else {
+            eprintln!("not looked at: {} has no such way", dir.path().display());
+            return;
+        };
+        let flags = fcntl_getfl(direct).expect("its flags");
+        assert!(flags.contains(OFlags::DIRECT), "{flags:?}");
+        let len = 3 * ALIGNED + 100;
+        for (offset, begin, moved) in [(0, 0, 3 * ALIGNED), (1, 0, 0), (0, 1, 0)] {
+            let place = (7 * ALIGNED + begin, len);
+            let outcome = file.past_cache(offset, place, |_, from, to| Ok(ALIGNED.min(to - from)));
+            assert_eq!(outcome.expect("nothing fails"), moved);
+        }
+        let cut = file.past_cache(0, (0, len), |_, from, _| Ok([ALIGNED, 10][from / ALIGNED]));
+        assert_eq!(cut.expect("nothing fails"), ALIGNED + 10);
+        let refused = file.past_cache(0, (0, len), |_, _, _| Err(Errno::INVAL));
+        assert_eq!(refused.expect("it has another way"), 0);
+        let failed = file.past_cache(0, (0, len), |_, _, _| Err(Errno::IO));
+        failed.expect_err("the medium failed");
     }
 
     #[test]

@@ -17,6 +17,9 @@ use std::sync::Arc;
 
 use crate::memory::Bytes;
 
+/// What goes past the page cache begins and ends at multiples of this, in memory and in the file: enough for any medium.
+pub const ALIGNED: usize = 4096;
+
 /// A directory which holds one log. Names are relative to it and use `/`.
 pub trait Dir: Clone + Send + Sync + 'static {
     /// Its files.
@@ -98,21 +101,23 @@ pub trait File: Clone + Send + Sync + 'static {
     /// Fills `out` from `offset` on; an error when the file ends before.
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
 
+    /// Writes all of `bytes` at `offset`, to the medium itself and not to the system's memory of the file, where there is such
+    /// a way and as far as memory and offset lie at multiples of [`ALIGNED`]. It is no more durable by that: see `sync`.
+    fn write_past_cache(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_at(offset, bytes)
+    }
+
+    /// Fills `out` from `offset` on, from the medium itself, where there is such a way and all of it lies at multiples of
+    /// [`ALIGNED`]. What is returned is less than its length only when the file ends before.
+    fn read_past_cache(&self, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+        let left = self.length()?.saturating_sub(offset);
+        let len = left.min(out.len() as u64) as usize;
+        self.read_at(offset, &mut out[..len])?;
+        Ok(len)
+    }
+
     /// Makes all written so far durable, and waits for it. Not for the way of an entry.
     fn sync(&self) -> io::Result<()>;
-
-    /// Has the system begin to write to the medium what was written to `range`. That makes nothing durable. Where the system
-    /// has no such call this does nothing.
-    fn begin_write_out(&self, _range: Range<u64>) {}
-
-    /// Waits until what was begun of `range` is written: not more than that it is not in the way of others any longer.
-    /// Where the system has no such call this flushes the file.
-    ///
-    /// # Errors
-    /// The medium has failed, now or before: as with a flush, nobody knows then what of the file it holds.
-    fn await_write_out(&self, _range: Range<u64>) -> io::Result<()> {
-        self.sync()
-    }
 
     /// Gives the room of everything from `from` on back to the system, of a file whose name is gone and that nobody reads
     /// any more.

@@ -622,16 +622,6 @@ impl File for MemoryFile {
         outcome
     }
 
-    /// What is written out may be lost like all that was not flushed; a failure loses it for certain.
-    fn await_write_out(&self, _range: Range<u64>) -> io::Result<()> {
-        let mut world = locked(&self.world);
-        let outcome = world.step();
-        if outcome.is_err() && !world.power_off {
-            locked(&self.node).dirty.clear();
-        }
-        outcome
-    }
-
     fn drop_cache(&self) {
         let mut node = locked(&self.node);
         // Files of fixed length may be mapped, and nobody asks it of them.

@@ -233,7 +233,7 @@ impl<D: Dir> Way<D> {
         {
             let (id, offset) = (self.id, self.sent);
             let len = (id.bytes - offset).min(tools.chunk);
-            let source = &self.source;
+            let source = &mut self.source;
             let mut read = Ok(());
             let sent = tools.send.try_send(|slot| {
                 slot.to = self.to;

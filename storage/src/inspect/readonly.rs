@@ -3,7 +3,6 @@
 use std::fs::{self, File as SystemFile};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use crate::disk::{Disk, DiskFile};
 use crate::file::{Dir, File, FlushOptions, LockError};
@@ -24,10 +23,7 @@ impl ReadOnly {
             open: |disk, name| {
                 let path = disk.path(name);
                 let file = SystemFile::open(&path)?;
-                Ok(DiskFile {
-                    file: Arc::new(file),
-                    path: path.into(),
-                })
+                Ok(DiskFile::new(file, path))
             },
             list: |disk, folder| {
                 if folder.is_empty() {

@@ -1,6 +1,8 @@
 //! Looking at the folder of snapshots from outside, of any cluster, without changing anything: for tools.
 
+use super::blocks::{Manner, Scan};
 use super::check::{Checker, Owner};
+use super::format::CHUNK_SIZES;
 use super::read::read_piece;
 use super::{BAD, FOLDER, PARTIAL, SnapshotFound, SnapshotId, SnapshotMeta, UNFINISHED, WHOLE};
 use crate::error::{Doing, StorageError};
@@ -25,6 +27,13 @@ pub struct Examined {
     /// What is wrong behind that.
     pub damage: Option<StorageError>,
 }
+
+/// Whatever the length of their chunks is.
+const MANNER: Manner = Manner {
+    chunk_bytes: *CHUNK_SIZES.end(),
+    sync: false,
+    aside: false,
+};
 
 /// Reads all files in the folder, in the order of their names. With `owner` (cluster and group), those of another one
 /// count as damaged.
@@ -76,9 +85,9 @@ fn examine_file<D: Dir>(
         return Ok(examined);
     };
     let mut checker = Checker::new(id, owner, &path);
-    let mut buffer = Vec::new();
+    let (mut scan, mut buffer) = (Scan::new(file, MANNER), Vec::new());
     let damage = loop {
-        match read_piece(&file, &mut checker, &mut buffer) {
+        match read_piece(&mut scan, &mut checker, &mut buffer) {
             Ok(Some(_)) => {}
             Ok(None) if bytes > id.bytes => {
                 let detail = format!("the file has {bytes} bytes, its name says {}", id.bytes);

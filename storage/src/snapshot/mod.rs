@@ -12,6 +12,8 @@
 //!
 //! `format.rs` has the bytes, `check.rs` verifies them piece by piece, `store.rs` is the folder.
 
+mod aside;
+mod blocks;
 mod check;
 mod examine;
 mod format;
@@ -21,7 +23,6 @@ mod removal;
 mod store;
 mod survey;
 mod take;
-mod write_out;
 
 use std::fmt;
 

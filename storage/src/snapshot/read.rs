@@ -4,7 +4,9 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::check::{Checker, Owner, Piece};
+use super::blocks::Scan;
+use super::check::{Checker, Piece};
+use super::store::Shared;
 use super::{SnapshotId, SnapshotMeta};
 use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File};
@@ -13,7 +15,7 @@ use crate::file::{Dir, File};
 /// footer has confirmed the whole.
 #[derive(Debug)]
 pub struct SnapshotReader<D: Dir> {
-    file: D::File,
+    scan: Scan<D::File>,
     checker: Checker,
     /// The chunk at hand, and what of it was not handed out yet.
     buffer: Vec<u8>,
@@ -24,14 +26,14 @@ pub struct SnapshotReader<D: Dir> {
 
 impl<D: Dir> SnapshotReader<D> {
     pub(super) fn open(
+        shared: &Shared<D>,
         file: D::File,
         held: Arc<()>,
         id: SnapshotId,
-        owner: Owner,
     ) -> Result<SnapshotReader<D>, StorageError> {
-        let checker = Checker::new(id, owner, file.path());
+        let checker = Checker::new(id, shared.owner, file.path());
         let mut reader = SnapshotReader {
-            file,
+            scan: Scan::new(file, shared.manner),
             checker,
             buffer: Vec::new(),
             unread: 0..0,
@@ -54,7 +56,7 @@ impl<D: Dir> SnapshotReader<D> {
 
     /// Reads the next piece. `false` at the end.
     fn advance(&mut self) -> Result<bool, StorageError> {
-        match read_piece(&self.file, &mut self.checker, &mut self.buffer)? {
+        match read_piece(&mut self.scan, &mut self.checker, &mut self.buffer)? {
             None => return Ok(false),
             Some(Piece::Chunk(payload)) => self.unread = payload,
             Some(Piece::Header | Piece::Footer) => {}
@@ -75,7 +77,7 @@ impl<D: Dir> SnapshotReader<D> {
 
 /// Reads and verifies the next piece of a file, into `buffer`. `None` at the end.
 pub(super) fn read_piece<F: File>(
-    file: &F,
+    scan: &mut Scan<F>,
     checker: &mut Checker,
     buffer: &mut Vec<u8>,
 ) -> Result<Option<Piece>, StorageError> {
@@ -88,14 +90,14 @@ pub(super) fn read_piece<F: File>(
         }
         buffer.resize(need, 0);
         let from = at + have as u64;
-        match file.read_at(from, &mut buffer[have..]) {
+        match scan.read_at(from, &mut buffer[have..]) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
                 let bytes = from..at + need as u64;
                 let detail = "the file ends in the midst of it";
-                return Err(StorageError::snapshot(file.path(), bytes, detail));
+                return Err(StorageError::snapshot(scan.file().path(), bytes, detail));
             }
-            Err(e) => return Err(e).doing_at("read", file.path(), from),
+            Err(e) => return Err(e).doing_at("read", scan.file().path(), from),
         }
         if checker.meta().is_some() {
             break;
@@ -127,15 +129,15 @@ impl<D: Dir> Read for SnapshotReader<D> {
 #[derive(Debug)]
 pub struct SnapshotSource<D: Dir> {
     /// Open: the system keeps the bytes when the name goes.
-    file: D::File,
+    scan: Scan<D::File>,
     id: SnapshotId,
     _held: Arc<()>,
 }
 
 impl<D: Dir> SnapshotSource<D> {
-    pub(super) fn new(file: D::File, held: Arc<()>, id: SnapshotId) -> SnapshotSource<D> {
+    pub(super) fn new(scan: Scan<D::File>, held: Arc<()>, id: SnapshotId) -> SnapshotSource<D> {
         SnapshotSource {
-            file,
+            scan,
             id,
             _held: held,
         }
@@ -161,15 +163,14 @@ impl<D: Dir> SnapshotSource<D> {
     ///
     /// # Errors
     /// The medium failed.
-    pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<usize, StorageError> {
+    pub fn read_at(&mut self, offset: u64, out: &mut [u8]) -> Result<usize, StorageError> {
         let left = self.id.bytes.saturating_sub(offset);
         let taken = left.min(out.len() as u64) as usize;
         if taken == 0 {
             return Ok(0);
         }
-        let path = self.file.path();
-        let read = self.file.read_at(offset, &mut out[..taken]);
-        read.doing_at("read", path, offset)?;
+        let read = self.scan.read_at(offset, &mut out[..taken]);
+        read.doing_at("read", self.scan.file().path(), offset)?;
         Ok(taken)
     }
 }

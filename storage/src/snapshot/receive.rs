@@ -1,24 +1,22 @@
 //! Receiving a snapshot: a partial file that grows piece by piece, each verified before it is written.
 //!
 //! Its name holds the id, so that it is found again after a restart, and whoever sends the same snapshot goes on with it.
-//! Invariant: what the file holds before [`Incoming::offset`], less what of it is still gathered in memory, was verified.
-//! What a file of an earlier life holds behind is overwritten.
+//! Invariant: what the file holds before [`Incoming::offset`] was verified; the last of it may still be gathered in memory,
+//! as a block that is written when it is full, or a piece that is verified when it is whole. What a file of an earlier life
+//! holds behind is overwritten.
 
 use std::io;
 use std::mem;
 use std::sync::Arc;
 
+use super::blocks::{Appender, Scan};
 use super::check::Checker;
 use super::format::{FOOTER_LEN, HEAD_LEN};
 use super::read::{SnapshotReader, read_piece};
 use super::store::Shared;
-use super::write_out::WriteOut;
 use super::{PARTIAL, SnapshotId, SnapshotMeta};
 use crate::error::{Doing, StorageError};
-use crate::file::{Dir, File};
-
-/// So many chunks are flushed together (32 MiB, mostly): more than that is not sent again when the power fails.
-const SYNC_EVERY_CHUNKS: u64 = 512;
+use crate::file::{Dir, File as _};
 
 /// A snapshot being received. Dropped before [`Incoming::finish`], what is there stays for the next attempt.
 #[derive(Debug)]
@@ -26,11 +24,8 @@ pub struct Incoming<D: Dir> {
     shared: Arc<Shared<D>>,
     id: SnapshotId,
     /// `None` when the snapshot was there already.
-    file: Option<D::File>,
+    out: Option<Appender<D::File>>,
     checker: Checker,
-    out: WriteOut,
-    /// Up to where it is flushed.
-    synced: u64,
     /// What came of a piece that is not whole yet.
     buffer: Vec<u8>,
     failed: Option<StorageError>,
@@ -56,15 +51,12 @@ impl<D: Dir> Incoming<D> {
             shelf.receiving.push(id);
             shelf.whole.contains(&id)
         };
-        let out = WriteOut::from(0, shared.chunk_bytes);
         // From here on the claim is given back when something goes wrong.
         let mut incoming = Incoming {
             checker: Checker::new(id, shared.owner, &path),
             shared,
             id,
-            file: None,
-            out,
-            synced: 0,
+            out: None,
             buffer: Vec::new(),
             failed: None,
         };
@@ -87,15 +79,17 @@ impl<D: Dir> Incoming<D> {
             Err(e) => return Err(StorageError::io("open", &path, e)),
         };
         let Some(file) = found else {
-            self.file = Some(dir.create_empty(name).doing("create", &path)?);
+            let file = dir.create_empty(name).doing("create", &path)?;
+            self.write_from(file, 0)?;
             // What is flushed of it is found again only with its name.
             return self.shared.sync_names();
         };
         // A flush that failed leaves pages that are there and will never be written: what counts is what the medium has.
         self.shared.sync_file(&file)?;
         file.drop_cache();
+        let mut scan = Scan::new(file.clone(), self.shared.manner);
         loop {
-            match read_piece(&file, &mut self.checker, &mut self.buffer) {
+            match read_piece(&mut scan, &mut self.checker, &mut self.buffer) {
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 // The rest is written again, whatever is wrong with it.
@@ -106,8 +100,11 @@ impl<D: Dir> Incoming<D> {
             }
         }
         self.buffer.clear();
-        self.written_before(self.checker.at());
-        self.file = Some(file);
+        self.write_from(file, self.checker.at())
+    }
+
+    fn write_from(&mut self, file: D::File, at: u64) -> Result<(), StorageError> {
+        self.out = Some(Appender::new(file, at, self.shared.manner)?);
         Ok(())
     }
 
@@ -118,7 +115,7 @@ impl<D: Dir> Incoming<D> {
 
     /// How many bytes of the file are here: the next ones begin there.
     pub fn offset(&self) -> u64 {
-        match &self.file {
+        match &self.out {
             None => self.id.bytes,
             Some(_) => self.checker.at() + self.buffer.len() as u64,
         }
@@ -181,24 +178,9 @@ impl<D: Dir> Incoming<D> {
 
     /// Verifies a whole piece and writes it.
     fn take_piece(&mut self, piece: &[u8]) -> Result<(), StorageError> {
-        let at = self.checker.at();
         self.checker.verify(piece)?;
-        let file = self.file.as_ref().expect("nothing is written otherwise");
-        file.write_at(at, piece)
-            .doing_at("write", file.path(), at)?;
-        let at = self.checker.at();
-        self.shared.write_out(file, at, &mut self.out)?;
-        if at - self.synced >= SYNC_EVERY_CHUNKS * u64::from(self.shared.chunk_bytes) {
-            self.shared.sync_file(file)?;
-            self.synced = at;
-        }
-        Ok(())
-    }
-
-    /// Nothing before `at` is to be made durable any more.
-    fn written_before(&mut self, at: u64) {
-        self.out = WriteOut::from(at, self.shared.chunk_bytes);
-        self.synced = at;
+        let out = self.out.as_mut().expect("nothing is written otherwise");
+        out.push(piece)
     }
 
     /// A piece that is bad is no part of it; when the pieces together are bad, none is.
@@ -210,7 +192,9 @@ impl<D: Dir> Incoming<D> {
         if all {
             let path = self.shared.path(&self.id.file(PARTIAL));
             self.checker = Checker::new(self.id, self.shared.owner, &path);
-            self.written_before(0);
+            if let Some(Err(failed)) = self.out.as_mut().map(Appender::begin_again) {
+                self.failed = Some(failed);
+            }
         }
     }
 
@@ -219,14 +203,14 @@ impl<D: Dir> Incoming<D> {
     /// # Errors
     /// Something is missing yet, or the medium failed: what is here stays for the next attempt.
     pub fn finish(mut self) -> Result<SnapshotMeta, StorageError> {
-        if let Some(failed) = self.failed.take() {
-            return Err(failed);
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
         }
-        let Some(file) = &self.file else {
+        if self.out.is_none() {
             let (file, held) = self.shared.open_file(self.id)?;
-            let reader = SnapshotReader::<D>::open(file, held, self.id, self.shared.owner)?;
+            let reader = SnapshotReader::open(&self.shared, file, held, self.id)?;
             return Ok(reader.meta().clone());
-        };
+        }
         let name = self.id.file(PARTIAL);
         if !self.checker.is_done() {
             let detail = format!("{} of {} bytes are here", self.offset(), self.id.bytes);
@@ -236,7 +220,8 @@ impl<D: Dir> Incoming<D> {
                 detail,
             ));
         }
-        self.shared.sync_file(file)?;
+        let out = self.out.take();
+        out.expect("there is one for what was not there").finish()?;
         self.shared.publish(&name, self.id)?;
         let meta = self.checker.meta().cloned();
         Ok(meta.expect("all of it was verified"))
@@ -246,8 +231,8 @@ impl<D: Dir> Incoming<D> {
     ///
     /// # Errors
     /// The medium failed.
-    pub fn discard(self) -> Result<(), StorageError> {
-        match &self.file {
+    pub fn discard(mut self) -> Result<(), StorageError> {
+        match self.out.take() {
             None => Ok(()),
             Some(_) => self.shared.remove(&self.id.file(PARTIAL)),
         }
@@ -256,6 +241,10 @@ impl<D: Dir> Incoming<D> {
 
 impl<D: Dir> Drop for Incoming<D> {
     fn drop(&mut self) {
+        if let (Some(out), None) = (&mut self.out, &self.failed) {
+            // For the next attempt; without it that one has a block less.
+            let _ = out.write_rest();
+        }
         let mut shelf = self.shared.shelf();
         shelf.receiving.retain(|id| *id != self.id);
     }

@@ -79,7 +79,8 @@ mod tests {
     fn where_it_cannot_be_done_in_pieces_it_goes_at_once() {
         let memory = Memory::new(1);
         let file = memory.create_empty("f").expect("created");
-        file.write_at(2 * STEP, &[1]).expect("written");
+        file.write_at(0, &vec![1; 2 * STEP as usize])
+            .expect("written");
         let mut gone = Gone::<Memory>::default();
         gone.add(vec![file]);
         gone.give_back();

@@ -5,9 +5,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::blocks::{Manner, Scan};
 use super::check::Owner;
 use super::removal::Gone;
-use super::write_out::WriteOut;
 use super::{
     BAD, FOLDER, Incoming, PARTIAL, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader,
     SnapshotSource, WHOLE,
@@ -35,8 +35,7 @@ impl<D: Dir> Clone for Snapshots<D> {
 pub(super) struct Shared<D: Dir> {
     pub(super) dir: D,
     pub(super) owner: Owner,
-    pub(super) chunk_bytes: u32,
-    pub(super) sync: bool,
+    pub(super) manner: Manner,
     shelf: Mutex<Shelf>,
     /// Nobody else opens the directory while a snapshot is being written.
     _lock: Arc<D::Lock>,
@@ -86,27 +85,14 @@ impl<D: Dir> Shared<D> {
     }
 
     pub(super) fn sync_file(&self, file: &D::File) -> Result<(), StorageError> {
-        if self.sync {
+        if self.manner.sync {
             file.sync().doing("flush", file.path())?;
         }
         Ok(())
     }
 
-    /// Writes out a file that has grown up to `at`, for what is to be flushed at all.
-    pub(super) fn write_out(
-        &self,
-        file: &D::File,
-        at: u64,
-        out: &mut WriteOut,
-    ) -> Result<(), StorageError> {
-        match self.sync {
-            true => out.grown(file, at),
-            false => Ok(()),
-        }
-    }
-
     pub(super) fn sync_names(&self) -> Result<(), StorageError> {
-        if self.sync {
+        if self.manner.sync {
             let path = self.path(FOLDER);
             self.dir
                 .sync_dir(FOLDER)
@@ -189,8 +175,11 @@ impl<D: Dir> Snapshots<D> {
         let shared = Arc::new(Shared {
             dir,
             owner,
-            chunk_bytes: options.snapshot_chunk_bytes,
-            sync: options.sync,
+            manner: Manner {
+                chunk_bytes: options.snapshot_chunk_bytes,
+                sync: options.sync,
+                aside: D::BACKGROUND,
+            },
             shelf: Mutex::new(shelf),
             _lock: lock,
         });
@@ -221,7 +210,7 @@ impl<D: Dir> Snapshots<D> {
     /// It is not there, its header is damaged, or the medium failed.
     pub fn open(&self, id: SnapshotId) -> Result<SnapshotReader<D>, StorageError> {
         let (file, held) = self.shared.open_file(id)?;
-        SnapshotReader::open(file, held, id, self.shared.owner)
+        SnapshotReader::open(&self.shared, file, held, id)
     }
 
     /// Reads all of a snapshot, from the medium where the system can be told so. It waits for the disk all the time: for a
@@ -240,7 +229,7 @@ impl<D: Dir> Snapshots<D> {
     pub fn verify_at(&self, id: SnapshotId, read: impl FnMut(u64)) -> Result<(), StorageError> {
         let (file, held) = self.shared.open_file(id)?;
         file.drop_cache();
-        SnapshotReader::<D>::open(file.clone(), held, id, self.shared.owner)?.verify_rest(read)?;
+        SnapshotReader::open(&self.shared, file.clone(), held, id)?.verify_rest(read)?;
         // What else is in memory is of more use than this.
         file.drop_cache();
         Ok(())
@@ -252,7 +241,8 @@ impl<D: Dir> Snapshots<D> {
     /// It is not there, or the medium failed.
     pub fn source(&self, id: SnapshotId) -> Result<SnapshotSource<D>, StorageError> {
         let (file, held) = self.shared.open_file(id)?;
-        Ok(SnapshotSource::new(file, held, id))
+        let scan = Scan::new(file, self.shared.manner);
+        Ok(SnapshotSource::new(scan, held, id))
     }
 
     /// Begins to receive a snapshot, or goes on where it was left: the part that is there is read and verified.

@@ -1,17 +1,17 @@
 //! Writing a snapshot: header, chunk by chunk, footer, flush, rename, flush of the folder.
 
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Write};
 use std::mem;
 use std::sync::Arc;
 
+use super::blocks::Appender;
 use super::format::{
     FOOTER_LEN, Footer, Header, MOST_MEMBERS, chunk_crc, chunk_head, digest, header_crc,
 };
 use super::store::Shared;
-use super::write_out::WriteOut;
 use super::{FOLDER, SnapshotId, SnapshotMeta, UNFINISHED};
 use crate::error::{Doing, StorageError};
-use crate::file::{Dir, File};
+use crate::file::Dir;
 use crate::record::u32_at;
 
 /// A snapshot being written. What is written here counts when [`SnapshotFile::finish`] has said so; dropped before, its
@@ -20,12 +20,9 @@ use crate::record::u32_at;
 pub struct SnapshotFile<D: Dir> {
     shared: Arc<Shared<D>>,
     name: String,
-    file: D::File,
+    out: Appender<D::File>,
     meta: SnapshotMeta,
     header_crc: u32,
-    /// Where the next piece goes.
-    at: u64,
-    out: WriteOut,
     /// Number of the next chunk.
     number: u64,
     digest: u32,
@@ -57,23 +54,21 @@ impl<D: Dir> SnapshotFile<D> {
         let header = Header {
             cluster_id: shared.owner.cluster_id,
             group_id: shared.owner.group_id,
-            chunk_bytes: shared.chunk_bytes,
+            chunk_bytes: shared.manner.chunk_bytes,
             meta: meta.clone(),
         };
         let header = header.encode();
         let header_crc = header_crc(&header);
         let file = shared.dir.create_empty(&name).doing("create", &path)?;
-        let buffer = Vec::with_capacity(shared.chunk_bytes as usize);
-        let out = WriteOut::from(0, shared.chunk_bytes);
+        let buffer = Vec::with_capacity(shared.manner.chunk_bytes as usize);
+        let out = Appender::new(file, 0, shared.manner)?;
         // From here on the file is removed when something goes wrong.
         let mut taking = SnapshotFile {
             shared,
             name,
-            file,
+            out,
             meta: meta.clone(),
             header_crc,
-            at: 0,
-            out,
             number: 0,
             digest: digest(0, header_crc),
             payload_bytes: 0,
@@ -81,7 +76,7 @@ impl<D: Dir> SnapshotFile<D> {
             failed: None,
             finished: false,
         };
-        taking.append(&mut [IoSlice::new(&header)])?;
+        taking.out.push(&header)?;
         Ok(taking)
     }
 
@@ -107,15 +102,15 @@ impl<D: Dir> SnapshotFile<D> {
             chunk_count: self.number,
             payload_bytes: self.payload_bytes,
         };
-        self.append(&mut [IoSlice::new(&footer.encode())])?;
-        debug_assert!(self.at >= FOOTER_LEN as u64);
+        self.out.push(&footer.encode())?;
+        debug_assert!(self.out.at() >= FOOTER_LEN as u64);
         let id = SnapshotId {
             index: self.meta.index,
             term: self.meta.term,
-            bytes: self.at,
+            bytes: self.out.at(),
             digest: self.digest,
         };
-        self.shared.sync_file(&self.file)?;
+        self.out.finish()?;
         self.shared.publish(&self.name, id)?;
         self.finished = true;
         Ok(id)
@@ -127,20 +122,12 @@ impl<D: Dir> SnapshotFile<D> {
             u32_at(&head, 4),
             chunk_crc(self.header_crc, self.number, payload.len() as u32, payload)
         );
-        self.append(&mut [IoSlice::new(&head), IoSlice::new(payload)])?;
+        self.out.push(&head)?;
+        self.out.push(payload)?;
         self.digest = digest(self.digest, u32_at(&head, 4));
         self.number += 1;
         self.payload_bytes += payload.len() as u64;
         Ok(())
-    }
-
-    fn append(&mut self, parts: &mut [IoSlice<'_>]) -> Result<(), StorageError> {
-        let len: usize = parts.iter().map(|part| part.len()).sum();
-        let (file, at) = (&self.file, self.at);
-        file.write_parts_at(at, parts)
-            .doing_at("write", file.path(), at)?;
-        self.at += len as u64;
-        self.shared.write_out(&self.file, self.at, &mut self.out)
     }
 
     /// Writes full chunks as they come, and keeps the rest.
@@ -148,7 +135,7 @@ impl<D: Dir> SnapshotFile<D> {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
         }
-        let chunk_bytes = self.shared.chunk_bytes as usize;
+        let chunk_bytes = self.shared.manner.chunk_bytes as usize;
         if self.buffer.is_empty() && bytes.len() >= chunk_bytes {
             self.write_chunk(&bytes[..chunk_bytes])?;
             return Ok(chunk_bytes);

@@ -21,7 +21,7 @@ fn send<D: Dir, E: Dir>(
     id: SnapshotId,
     piece: usize,
 ) -> Result<SnapshotMeta, StorageError> {
-    let source = from.source(id).expect("it is there");
+    let mut source = from.source(id).expect("it is there");
     let mut incoming = to.receive(id)?;
     let mut bytes = vec![0; piece];
     while incoming.offset() < source.len() {
@@ -59,7 +59,7 @@ fn the_same_state_makes_the_same_bytes_on_every_node() {
         let memory = Memory::new(node);
         let (log, _) = Log::open(memory, small(), CLUSTER, GROUP, node).expect("opened");
         let id = take(&log.snapshots(), 20, 3, 2000).expect("taken");
-        let source = log.snapshots().source(id).expect("it is there");
+        let mut source = log.snapshots().source(id).expect("it is there");
         let mut bytes = vec![0; source.len() as usize];
         assert_eq!(source.read_at(0, &mut bytes).expect("read"), bytes.len());
         (id, bytes)
@@ -358,7 +358,7 @@ fn what_was_received_is_not_sent_again() {
     let sender = Memory::new(9);
     let (_sender, from) = with_log(&sender);
     let id = take(&from, 20, 1, 1_500_000).expect("taken");
-    let source = from.source(id).expect("it is there");
+    let mut source = from.source(id).expect("it is there");
     let mut bytes = vec![0; source.len() as usize];
     source.read_at(0, &mut bytes).expect("read");
 
@@ -398,7 +398,7 @@ fn a_bad_piece_is_refused_and_comes_again() {
     let sender = Memory::new(9);
     let (_sender, from) = with_log(&sender);
     let id = take(&from, 20, 1, 2000).expect("taken");
-    let source = from.source(id).expect("it is there");
+    let mut source = from.source(id).expect("it is there");
     let mut bytes = vec![0; source.len() as usize];
     source.read_at(0, &mut bytes).expect("read");
     let memory = Memory::new(1);
@@ -442,7 +442,7 @@ fn what_does_not_belong_is_refused() {
     let sender = Memory::new(9);
     let (_sender, from) = with_log(&sender);
     let id = take(&from, 20, 1, 2000).expect("taken");
-    let source = from.source(id).expect("it is there");
+    let mut source = from.source(id).expect("it is there");
     let mut bytes = vec![0; source.len() as usize];
     source.read_at(0, &mut bytes).expect("read");
     let memory = Memory::new(1);
@@ -547,7 +547,7 @@ fn two_are_kept_and_a_source_can_be_read_to_its_end() {
     drop(snapshots.receive(part(2)).expect("begun"));
     drop(snapshots.receive(part(9)).expect("begun"));
     let in_use = snapshots.receive(part(3)).expect("begun");
-    let source = snapshots.source(ids[0]).expect("it is there");
+    let mut source = snapshots.source(ids[0]).expect("it is there");
     let mut reader = snapshots.open(ids[1]).expect("it is there");
     assert_eq!(snapshots.prune(&mut Gone::default()).expect("pruned"), 3);
     assert_eq!(snapshots.list(), ids[2..]);
@@ -583,7 +583,7 @@ fn a_long_file_in_use_is_whole_when_it_is_pruned() {
     let (log, _) = Log::open(Disk::new(dir.path()), small(), CLUSTER, GROUP, NODE).expect("opened");
     let snapshots = log.snapshots();
     let oldest = take(&snapshots, 1, 1, LONG).expect("taken");
-    let source = snapshots.source(oldest).expect("it is there");
+    let mut source = snapshots.source(oldest).expect("it is there");
     let mut reader = snapshots.open(oldest).expect("it is there");
     for index in 2..=3 {
         take(&snapshots, index, 1, 100).expect("taken");
@@ -801,7 +801,7 @@ fn real_files_are_received_in_part_and_go_on() {
     let (_log, from) = with_log(&disks[0]);
     let (log, to) = with_log(&disks[1]);
     let id = take(&from, 20, 1, 50_000).expect("taken");
-    let source = from.source(id).expect("it is there");
+    let mut source = from.source(id).expect("it is there");
     let mut bytes = vec![0; source.len() as usize];
     source.read_at(0, &mut bytes).expect("read");
     let mut incoming = to.receive(id).expect("begun");
@@ -835,7 +835,7 @@ fn a_chunk_in_the_place_of_another_is_not_handed_out() {
     let id = take(&snapshots, 20, 1, 2000).expect("taken");
     let other = take(&snapshots, 20, 1, 1990).expect("taken");
     let mut chunk = vec![0; 520];
-    let source = snapshots.source(other).expect("it is there");
+    let mut source = snapshots.source(other).expect("it is there");
     source.read_at(512, &mut chunk).expect("read");
     // Two of one file change places; one comes from another file, where it was the same: it is the same here as well.
     let swap: fn(&mut [u8], &[u8]) = |bytes, _| {
@@ -844,7 +844,7 @@ fn a_chunk_in_the_place_of_another_is_not_handed_out() {
     };
     let replace: fn(&mut [u8], &[u8]) = |bytes, chunk| bytes[512..][..520].copy_from_slice(chunk);
     let mut sound = vec![0; id.bytes as usize];
-    let source = snapshots.source(id).expect("it is there");
+    let mut source = snapshots.source(id).expect("it is there");
     source.read_at(0, &mut sound).expect("read");
     for (change, bad) in [(swap, true), (replace, false)] {
         memory
@@ -859,7 +859,7 @@ fn a_chunk_in_the_place_of_another_is_not_handed_out() {
     }
     // With another header, what it holds is no part of this one.
     let stranger = take(&snapshots, 21, 1, 2000).expect("taken");
-    let source = snapshots.source(stranger).expect("it is there");
+    let mut source = snapshots.source(stranger).expect("it is there");
     source.read_at(512, &mut chunk).expect("read");
     memory
         .damage(&id.file("snap"), |bytes| replace(bytes, &chunk))
@@ -881,10 +881,11 @@ fn a_tool_sees_what_is_there() {
     let (_sender, from) = with_log(&sender);
     let coming = take(&from, 30, 1, 2000).expect("taken");
     let mut bytes = vec![0; 1600];
-    let source = from.source(coming).expect("it is there");
+    let mut source = from.source(coming).expect("it is there");
     source.read_at(0, &mut bytes).expect("read");
     let mut incoming = snapshots.receive(coming).expect("begun");
     incoming.write(0, &bytes).expect("sound");
+    drop(incoming);
     let _taking = snapshots.create(&snapshot_meta(30, 1)).expect("begun");
     memory
         .damage(&bad.file("snap"), |bytes| bytes[1100] ^= 1)
@@ -894,7 +895,7 @@ fn a_tool_sees_what_is_there() {
     let before = memory.steps();
     let found = crate::snapshot::examine(&memory, Some((CLUSTER, GROUP))).expect("listed");
     assert_eq!(memory.steps(), before);
-    drop((log, incoming));
+    drop(log);
     let lines: Vec<_> = found
         .iter()
         .map(|one| {
