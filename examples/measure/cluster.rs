@@ -24,6 +24,8 @@ pub(crate) type Tune = Box<dyn Fn(&mut Config)>;
 pub(crate) struct Cluster {
     dir: PathBuf,
     listeners: Vec<TcpListener>,
+    /// Where a node's directory is, when it is not beside the others'.
+    apart: Vec<Option<PathBuf>>,
     /// By which address the others reach a node, where that is not its own.
     detours: Vec<Option<String>>,
     tune: Tune,
@@ -41,6 +43,7 @@ impl Cluster {
         Ok(Self {
             dir: dir.to_owned(),
             listeners: (0..count).map(listen).collect::<io::Result<_>>()?,
+            apart: vec![None; count],
             detours: vec![None; count],
             tune: Box::new(tune),
             nodes: (0..count).map(|_| None).collect(),
@@ -48,7 +51,13 @@ impl Cluster {
     }
 
     pub(crate) fn node_dir(&self, at: usize) -> PathBuf {
-        self.dir.join(format!("node-{}", at + 1))
+        let dir = self.apart[at].as_ref().unwrap_or(&self.dir);
+        dir.join(format!("node-{}", at + 1))
+    }
+
+    /// Node `at`, which does not run yet, has its data below this directory.
+    pub(crate) fn put(&mut self, at: usize, dir: &Path) {
+        self.apart[at] = Some(dir.to_owned());
     }
 
     pub(crate) fn addr(&self, at: usize) -> String {

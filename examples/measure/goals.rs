@@ -20,7 +20,12 @@ use crate::floor;
 use crate::process::cpu_seconds;
 use crate::steady::Steady;
 
-const LONG: usize = 4096;
+/// Long commands: their name, bytes, and how many are in flight.
+const LONG: [(&str, usize, usize); 3] = [
+    ("4 KiB", 4 << 10, 256),
+    ("64 KiB", 64 << 10, 64),
+    ("1 MiB", 1 << 20, 8),
+];
 /// What one stream of the disk writes at once: as much as the log puts into a batch.
 const CHUNK: usize = 256 << 10;
 
@@ -66,9 +71,12 @@ pub(crate) fn run(args: &Args) -> Result<Figures, String> {
         one(&mut driver, dir.path(), time, &mut figures)?;
         let peak = peak(&mut driver, many, time, &mut figures)?;
         half(&node, peak, time, &mut figures)?;
-        driver.change(Clients::writers(256, LONG));
-        until_steady(&cluster, &mut driver)?;
-        long(&mut driver, dir.path(), time, &mut figures)?;
+        for (name, bytes, inflight) in LONG {
+            let clients = Clients::writers(inflight, bytes);
+            driver.change(clients);
+            until_steady(&cluster, &mut driver)?;
+            long(&mut driver, (name, clients), dir.path(), time, &mut figures)?;
+        }
     }
     drop(driver);
     drop(node);
@@ -162,6 +170,7 @@ fn half(node: &Node, peak: f64, time: Duration, figures: &mut Figures) -> Result
 /// Long commands, beside three streams of writes that are each made durable.
 fn long(
     driver: &mut Driver,
+    (name, clients): (&str, Clients),
     dir: &Path,
     time: Duration,
     figures: &mut Figures,
@@ -171,14 +180,21 @@ fn long(
         Ok(bytes.iter().sum::<f64>())
     };
     let before = streams()?;
-    let span = driver.measure(Clients::writers(256, LONG), time);
+    let span = driver.measure(clients, time);
     let disk = (before + streams()?) / 2.0;
-    let ours = 3.0 * span.writes_per_s() * LONG as f64;
+    let ours = 3.0 * span.writes_per_s() * clients.payload as f64;
     let mib = f64::from(1 << 20);
-    figures.note("4 KiB, 256 in flight", "commits/s", span.writes_per_s());
-    figures.note("4 KiB: written by three nodes", "MiB/s", ours / mib);
-    figures.note("three streams of write and fdatasync", "MiB/s", disk / mib);
-    figures.ratio("4 KiB: nodes / streams", ours / disk, Goal::AtLeast(0.7));
+    figures.note(
+        format!("{name}, {} in flight", clients.writers),
+        "commits/s",
+        span.writes_per_s(),
+    );
+    let written = format!("{name}: written by three nodes");
+    figures.note(written, "MiB/s", ours / mib);
+    let streams = format!("{name}: three streams of write and fdatasync beside it");
+    figures.note(streams, "MiB/s", disk / mib);
+    let ratio = format!("{name}: nodes / streams");
+    figures.ratio(ratio, ours / disk, Goal::AtLeast(0.7));
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! compared with.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ringraft::{Batch, StateMachine, Threads};
@@ -31,6 +32,10 @@ pub(crate) struct Args {
     /// By how much it delays, in milliseconds.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=10_000))]
     line_delay_ms: u64,
+    /// A directory on a slow disk: with it there is a case more, in which a follower has its data there. `benches/slow_disk`
+    /// makes one.
+    #[arg(long)]
+    slow_disk: Option<PathBuf>,
     /// How long the slow state machine takes for a command, in microseconds.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     apply_us: u64,
@@ -63,6 +68,7 @@ enum Case {
     Well,
     Dead,
     SlowLine,
+    SlowDisk,
     SlowApply,
     SlowApplyOwnThread,
 }
@@ -73,10 +79,11 @@ impl Case {
     }
 }
 
-const CASES: [(Case, &str); 5] = [
+const CASES: [(Case, &str); 6] = [
     (Case::Well, "all well"),
     (Case::Dead, "one follower dead"),
     (Case::SlowLine, "one follower on a slow line"),
+    (Case::SlowDisk, "one follower with a slow disk"),
     (Case::SlowApply, "slow state machine, one thread"),
     (
         Case::SlowApplyOwnThread,
@@ -92,10 +99,16 @@ pub(crate) fn run(args: &Args) -> Result<Figures, String> {
     figures.condition("line_kib_per_s", args.line_kib);
     figures.condition("line_delay_ms", args.line_delay_ms);
     figures.condition("apply_us", args.apply_us);
+    if let Some(slow) = &args.slow_disk {
+        let floor = storage::flush_floor(slow, 20).map_err(|error| error.to_string())?;
+        figures.condition("slow_disk_flush_us", floor.as_micros() as u64);
+    }
     for _ in 0..args.common.rounds {
         let mut well = 0.0;
         for (case, name) in CASES {
-            if args.only_apply && !case.is_slow_apply() {
+            if args.only_apply && !case.is_slow_apply()
+                || case == Case::SlowDisk && args.slow_disk.is_none()
+            {
                 continue;
             }
             let (span, grown_mib, elections) =
@@ -115,7 +128,7 @@ pub(crate) fn run(args: &Args) -> Result<Figures, String> {
             figures.set_goal(&lost, Goal::AtMost(0.0));
             match case {
                 Case::Well => well = span.writes_per_s(),
-                Case::Dead | Case::SlowLine => figures.ratio(
+                Case::Dead | Case::SlowLine | Case::SlowDisk => figures.ratio(
                     format!("{name} / all well"),
                     span.writes_per_s() / well,
                     Goal::AtLeast(0.95),
@@ -144,6 +157,15 @@ fn measure(args: &Args, case: Case) -> Result<(Span, f64, u64), String> {
         }
     })
     .map_err(|error| error.to_string())?;
+    // Removed with what is in it, on that disk.
+    let apart = match (&args.slow_disk, case) {
+        (Some(slow), Case::SlowDisk) => {
+            let apart = temp_dir(Some(slow)).map_err(|error| error.to_string())?;
+            cluster.put(2, apart.path());
+            Some(apart)
+        }
+        _ => None,
+    };
     let line = match case {
         Case::SlowLine => {
             let manner = Manner {
@@ -187,5 +209,6 @@ fn measure(args: &Args, case: Case) -> Result<(Span, f64, u64), String> {
     drop(node);
     drop(line);
     cluster.shutdown()?;
+    drop(apart);
     Ok((span, grown_mib, elections))
 }

@@ -42,7 +42,7 @@ def _server(inflight, batch):
 
 
 REPLICATED = [_replicated(*shape) for shape in [(16, 1), (16, 64), (16, 1024), (16, 4096), (4096, 64)]]
-SERVER = [_server(*shape) for shape in [(1, 1), (64, 1), (64, 16)]]
+SERVER = [_server(*shape) for shape in [(1, 1), (64, 1), (64, 16), (5000, 1)]]
 RINGS = [
     Case(f"ring-{burst}", f"Ring of 1024 slots of 8 B, one writer, one reader, both spin: bursts of {burst}", "slots/s", 8, batch=burst)
     for burst in (1, 16)

@@ -46,7 +46,8 @@ def benchmark(processes, port, case, seconds):
     It takes a number of requests, not a time; a short run before tells how many. The servers are warm
     after that one.
     """
-    rate = _incr(processes, port, case, _whole(case, case.inflight * case.batch * 200), 60)["ops_per_s"]
+    first = _whole(case, min(case.inflight * case.batch * 200, 300_000))
+    rate = _incr(processes, port, case, first, 60)["ops_per_s"]
     requests = _whole(case, rate * seconds)
     servers, own = processes.cpu_seconds(), _children_seconds()
     report = _incr(processes, port, case, requests, seconds * 10 + 60)
