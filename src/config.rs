@@ -187,8 +187,8 @@ pub struct Config {
     /// Likewise after so long, if anything was applied; the first time after a part of it that chance decides, so that the
     /// nodes do not do it at once. Zero: not by time. Default: zero.
     pub snapshot_every: Duration,
-    /// Entries before the newest snapshot that stay in the log, for followers that are only a little behind.
-    /// Default: 65,536.
+    /// Entries before the newest snapshot that stay in the log, for followers that are only a little behind: as many, and no
+    /// more bytes than [`Config::snapshot_every_bytes`] and a segment (0: whatever they have). Default: 65,536.
     pub log_tail_entries: u64,
     /// Bytes of a snapshot on their way to one follower. Default: 4 MiB. Minimum: 1 KiB.
     pub snapshot_window_bytes: usize,

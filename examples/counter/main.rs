@@ -101,7 +101,8 @@ struct Serve {
     /// The most that is written, and sent, of snapshots in a second. 0: as fast as it goes.
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     snapshot_bytes_per_second: u64,
-    /// Entries before the newest snapshot that stay in the log, for followers that are only a little behind.
+    /// Entries before the newest snapshot that stay in the log, for followers that are only a little behind; no more bytes of
+    /// them than from one snapshot to the next.
     #[arg(long, value_name = "COUNT", default_value_t = 64 << 10)]
     log_tail_entries: u64,
     /// So long after the last time, log and snapshots are read again to find what has gone bad on the disk. 0: never.

@@ -448,7 +448,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
     let now_us = shared.clock.now_us();
     let saver = Saver::new(
         snapshots.clone(),
-        log.scrub(),
+        (log.scrub(), log.extent()),
         shared.clone(),
         wakers.consensus.clone(),
         config,

@@ -16,7 +16,7 @@ use std::time::Duration;
 use ringbuf::Waker;
 use storage::Dir;
 use storage::scrub::Scrub;
-use storage::{Gone, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, Snapshots};
+use storage::{Extent, Gone, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, Snapshots};
 
 use crate::flow::clock::Clock;
 use crate::flow::desk::{Job, Returned};
@@ -34,8 +34,10 @@ pub(crate) struct Saver<D: Dir> {
     snapshots: Snapshots<D>,
     shared: Arc<Shared>,
     consensus: Waker,
-    /// Entries before the newest snapshot that are kept for followers.
+    /// Entries before the newest snapshot that are kept for followers, and the bytes that they may have, about.
     tail: u64,
+    tail_bytes: u64,
+    extent: Extent,
     pace: Pace,
     scrubber: Scrubber<D>,
     /// Snapshots that were pruned, and when the next piece of them is given back.
@@ -50,7 +52,7 @@ pub(crate) struct Saver<D: Dir> {
 impl<D: Dir> Saver<D> {
     pub(crate) fn new(
         snapshots: Snapshots<D>,
-        scrub: Scrub<D>,
+        (scrub, extent): (Scrub<D>, Extent),
         shared: Arc<Shared>,
         consensus: Waker,
         config: &Config,
@@ -65,6 +67,11 @@ impl<D: Dir> Saver<D> {
             shared,
             consensus,
             tail: config.log_tail_entries,
+            tail_bytes: match config.snapshot_every_bytes {
+                0 => u64::MAX,
+                every => every,
+            },
+            extent,
             pace: Pace::new(config.snapshot_bytes_per_second),
             begun: false,
         }
@@ -235,7 +242,9 @@ impl<D: Dir> Saver<D> {
             self.rotten = 0;
             newest
         } else {
-            upto.min(newest.saturating_sub(self.tail))
+            let tail = newest.saturating_sub(self.tail);
+            let within = self.extent.back_from(newest, self.tail_bytes);
+            upto.min(tail.max(within.saturating_sub(1)))
         };
         if upto > marks.compact.load(Ordering::Relaxed) {
             advance(&marks.compact, upto);

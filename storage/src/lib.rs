@@ -100,7 +100,7 @@ pub use meta::Vote;
 pub use options::Options;
 pub use peers::KnownPeers;
 pub use probe::flush_floor;
-pub use reader::{Reader, Slice};
+pub use reader::{Extent, Reader, Slice};
 pub use recover::Decision;
 pub use snapshot::{
     Gone, Incoming, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSource,

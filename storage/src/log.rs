@@ -30,7 +30,7 @@ use crate::meta::{Meta, MetaState, Vote};
 use crate::options::Options;
 use crate::peers::KnownPeers;
 use crate::prepare::{Preparer, Segment};
-use crate::reader::{Published, Reader};
+use crate::reader::{Extent, Published, Reader};
 use crate::record;
 use crate::recover::Decision;
 use crate::segment::{RECORDS_AT, SegmentHeader, State};
@@ -405,6 +405,11 @@ impl<D: Dir> Log<D> {
     /// A reader for another thread.
     pub fn reader(&self) -> Reader {
         Reader::new(self.published.clone())
+    }
+
+    /// Tells any thread how long the log is.
+    pub fn extent(&self) -> Extent {
+        Extent::new(self.published.clone())
     }
 
     /// Whose log it is.

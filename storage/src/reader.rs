@@ -222,6 +222,35 @@ impl Reader {
     }
 }
 
+/// How many bytes of the log lie before a record. It keeps hold of no segment.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    published: Arc<Published>,
+}
+
+impl Extent {
+    pub(crate) fn new(published: Arc<Published>) -> Extent {
+        Extent { published }
+    }
+
+    /// The first record of the segment in which record `index` is, or of one before it, so that whole segments of no more
+    /// than `bytes` lie between the two. After the front of the log that is the front.
+    pub fn back_from(&self, index: u64, bytes: u64) -> u64 {
+        let list = self.published.list.lock();
+        let list = list.unwrap_or_else(PoisonError::into_inner);
+        let at = list.partition_point(|view| view.base <= index);
+        let mut first = list[..at].last().map_or(index, |view| view.base);
+        let mut left = bytes;
+        for view in list[..at.saturating_sub(1)].iter().rev() {
+            let Some(rest) = left.checked_sub(view.map.len() as u64) else {
+                break;
+            };
+            (first, left) = (view.base, rest);
+        }
+        first
+    }
+}
+
 impl Seen {
     fn refresh(&mut self, published: &Published) {
         if published.generation.load(Ordering::Acquire) != self.generation {

@@ -205,3 +205,28 @@ fn real_files_are_used_again() {
     assert!(!dir.path().join(segment_name(1)).exists());
     assert_eq!(open(&disk).contents(), run(first, last, 1));
 }
+
+#[test]
+fn the_extent_tells_where_so_many_bytes_begin() {
+    let (_memory, log) = three_segments();
+    let bases: Vec<u64> = log.segments.iter().map(|s| s.view.base).collect();
+    let bytes = log.segments[0].view.map.len() as u64;
+    let extent = log.extent();
+    for (back, first) in [
+        (0, 2),
+        (1, 2),
+        (bytes - 1, 2),
+        (bytes, 1),
+        (2 * bytes - 1, 1),
+    ] {
+        assert_eq!(extent.back_from(log.last(), back), bases[first], "{back}");
+    }
+    for bytes in [2 * bytes, u64::MAX] {
+        assert_eq!(extent.back_from(log.last(), bytes), 1, "{bytes}");
+    }
+    assert_eq!(extent.back_from(bases[1], 0), bases[1]);
+    assert_eq!(extent.back_from(bases[1] - 1, u64::MAX), 1);
+    // Where there is no log yet, or no more.
+    assert_eq!(extent.back_from(0, u64::MAX), 0);
+    assert_eq!(extent.back_from(log.last() + 100, 0), bases[2]);
+}

@@ -311,3 +311,23 @@ fn a_disk_that_the_log_cannot_catch_up_with_gets_the_snapshot() {
     let node = start(dir.path(), &hold, true, tiny);
     assert_eq!(read(&node, Consistency::Linearizable), count);
 }
+
+#[test]
+fn a_tail_of_long_entries_is_bounded_by_their_bytes() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let hold = Hold::default();
+    let every = 2 << 20;
+    let node = start(dir.path(), &hold, false, |config| {
+        config.snapshot_every_bytes = every;
+        config.log_tail_entries = 1 << 16;
+    });
+    // In entries it would be the tail for long.
+    let long = vec![7; 60_000];
+    let mut last = 0;
+    while last < 8 * every / long.len() as u64 {
+        last = commit(&node, &long).index;
+    }
+    let most = 4 * every / long.len() as u64;
+    until("the log is let go of", || node.status().first + most > last);
+    node.shutdown().expect("it leaves in order");
+}
