@@ -112,6 +112,11 @@ impl Cluster {
         nodes.filter_map(|(at, node)| Some((at, node.as_ref()?)))
     }
 
+    /// All of those.
+    pub(crate) fn all(&self) -> Vec<&Node> {
+        self.running().map(|(_, node)| node).collect()
+    }
+
     /// Which node leads; waits for one.
     pub(crate) fn leader(&self) -> Result<usize, String> {
         let mut leader = None;

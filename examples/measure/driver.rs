@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use ringraft::{Consistency, Node, Outbox, ProposeError};
 
+use crate::cluster::until;
 use crate::steady::Unpark;
 
 /// Who asks, and what for.
@@ -146,6 +147,19 @@ impl Driver {
             writes: std::mem::replace(&mut self.writes, Done::new()),
             reads: std::mem::replace(&mut self.reads, Done::new()),
         }
+    }
+
+    /// Goes on until each of these nodes has let go of a part of its log twice: from then on it uses segments again.
+    pub(crate) fn until_steady(&mut self, nodes: Vec<&Node>) -> Result<(), String> {
+        let firsts = || nodes.iter().map(|node| node.status().first);
+        for _ in 0..2 {
+            let before: Vec<u64> = firsts().collect();
+            until("node that lets go of its log", || {
+                self.run(Duration::from_millis(200));
+                firsts().zip(&before).all(|(now, before)| now > *before)
+            })?;
+        }
+        Ok(())
     }
 
     /// Warms up with such clients, measures, and waits for what is still under way.

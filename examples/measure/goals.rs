@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ringraft::Node;
 
 use crate::Common;
-use crate::cluster::{Cluster, temp_dir, until};
+use crate::cluster::{Cluster, temp_dir};
 use crate::count::Count;
 use crate::driver::{Clients, Driver};
 use crate::figures::{Figures, Goal};
@@ -67,14 +67,14 @@ pub(crate) fn run(args: &Args) -> Result<Figures, String> {
     let mut driver = Driver::new(&node, many);
     for _ in 0..args.common.rounds {
         driver.change(many);
-        until_steady(&cluster, &mut driver)?;
+        driver.until_steady(cluster.all())?;
         one(&mut driver, dir.path(), time, &mut figures)?;
         let peak = peak(&mut driver, many, time, &mut figures)?;
         half(&node, peak, time, &mut figures)?;
         for (name, bytes, inflight) in LONG {
             let clients = Clients::writers(inflight, bytes);
             driver.change(clients);
-            until_steady(&cluster, &mut driver)?;
+            driver.until_steady(cluster.all())?;
             long(&mut driver, (name, clients), dir.path(), time, &mut figures)?;
         }
     }
@@ -82,19 +82,6 @@ pub(crate) fn run(args: &Args) -> Result<Figures, String> {
     drop(node);
     cluster.shutdown()?;
     Ok(figures)
-}
-
-/// Goes on until every node has let go of a part of its log twice: from then on it uses segments again.
-fn until_steady(cluster: &Cluster, driver: &mut Driver) -> Result<(), String> {
-    let firsts = || cluster.running().map(|(_, node)| node.status().first);
-    for _ in 0..2 {
-        let before: Vec<u64> = firsts().collect();
-        until("node that lets go of its log", || {
-            driver.run(Duration::from_millis(200));
-            firsts().zip(&before).all(|(now, before)| now > *before)
-        })?;
-    }
-    Ok(())
 }
 
 /// One in flight, beside what the disk takes for a flush: of one stream, and of as many as there are nodes on it.

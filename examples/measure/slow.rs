@@ -1,13 +1,13 @@
 //! What a slow or dead part costs the rest: throughput, memory, elections.
 //!
 //! Each case has a cluster of its own, in turns within a round; the first one is well and is what the others are
-//! compared with.
+//! compared with. It is measured when the leader's log uses its segments again: new ones cost more than what is looked for.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ringraft::{Batch, StateMachine, Threads};
+use ringraft::{Batch, SnapshotWriter, StateMachine, Threads};
 
 use crate::Common;
 use crate::cluster::{Cluster, temp_dir};
@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// Commands in flight.
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u16).range(1..=16384))]
     inflight: u16,
-    /// How long each of the cases is measured, after a second of warming up.
+    /// How long each of the cases is measured, after warming up.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
     /// What the slow follower's line lets through in a second, in KiB.
@@ -47,6 +47,9 @@ pub(crate) struct Args {
 /// Requests that a node with a slow state machine takes at a time; twice as many clients ask.
 const SLOW_PENDING: usize = 4096;
 
+/// Short, so that segments are used again soon.
+const SEGMENT_BYTES: u64 = 16 << 20;
+
 /// Takes its time for every command.
 struct Slow(Duration);
 
@@ -61,6 +64,14 @@ impl StateMachine for Slow {
     }
 
     fn query(&self, _: &[u8], _: &mut Vec<u8>) {}
+
+    fn snapshot(&mut self) -> io::Result<SnapshotWriter> {
+        Ok(Box::new(|out| out.write_all(b"nothing")))
+    }
+
+    fn restore(&mut self, from: &mut dyn io::Read) -> io::Result<()> {
+        io::copy(from, &mut io::sink()).map(drop)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -99,10 +110,6 @@ pub(crate) fn run(args: &Args) -> Result<Figures, String> {
     figures.condition("line_kib_per_s", args.line_kib);
     figures.condition("line_delay_ms", args.line_delay_ms);
     figures.condition("apply_us", args.apply_us);
-    if let Some(slow) = &args.slow_disk {
-        let floor = storage::flush_floor(slow, 20).map_err(|error| error.to_string())?;
-        figures.condition("slow_disk_flush_us", floor.as_micros() as u64);
-    }
     for _ in 0..args.common.rounds {
         let mut well = 0.0;
         for (case, name) in CASES {
@@ -111,21 +118,25 @@ pub(crate) fn run(args: &Args) -> Result<Figures, String> {
             {
                 continue;
             }
-            let (span, grown_mib, elections) =
-                measure(args, case).map_err(|error| format!("{name}: {error}"))?;
+            let seen = measure(args, case).map_err(|error| format!("{name}: {error}"))?;
+            let span = seen.span;
             figures.note(
                 format!("{name}: throughput"),
                 "writes/s",
                 span.writes_per_s(),
             );
             figures.note(format!("{name}: p99"), "ms", span.writes.us(0.99) / 1e3);
-            figures.note(format!("{name}: memory grows by"), "MiB", grown_mib);
+            figures.note(format!("{name}: memory grows by"), "MiB", seen.grown_mib);
             let gained = format!("{name}: elections");
-            figures.note(gained.clone(), "", elections as f64);
+            figures.note(gained.clone(), "", seen.elections as f64);
             figures.set_goal(&gained, Goal::AtMost(0.0));
             let lost = format!("{name}: failed");
             figures.note(lost.clone(), "", span.writes.failed as f64);
             figures.set_goal(&lost, Goal::AtMost(0.0));
+            if matches!(case, Case::SlowLine | Case::SlowDisk) {
+                let behind = format!("{name}: it is behind by");
+                figures.note(behind, "entries", seen.behind as f64);
+            }
             match case {
                 Case::Well => well = span.writes_per_s(),
                 Case::Dead | Case::SlowLine | Case::SlowDisk => figures.ratio(
@@ -142,11 +153,22 @@ pub(crate) fn run(args: &Args) -> Result<Figures, String> {
     Ok(figures)
 }
 
-/// What the case brought, by how many MiB the memory grew, and in how many elections it ended.
-fn measure(args: &Args, case: Case) -> Result<(Span, f64, u64), String> {
+/// What a case brought.
+struct Seen {
+    span: Span,
+    /// By how many MiB the memory grew.
+    grown_mib: f64,
+    elections: u64,
+    /// By how many entries the third node is behind its leader, in the end.
+    behind: u64,
+}
+
+fn measure(args: &Args, case: Case) -> Result<Seen, String> {
     let dir = temp_dir(args.common.data.as_deref()).map_err(|error| error.to_string())?;
     let slow_apply = case.is_slow_apply();
     let mut cluster = Cluster::new(dir.path(), 3, move |config| {
+        config.segment_bytes = SEGMENT_BYTES;
+        config.snapshot_every_bytes = 4 * SEGMENT_BYTES;
         if slow_apply {
             config.threads = match case {
                 Case::SlowApply => Threads::Shared,
@@ -200,15 +222,27 @@ fn measure(args: &Args, case: Case) -> Result<(Span, f64, u64), String> {
         args.inflight.into()
     };
     let mut driver = Driver::new(&node, Clients::writers(inflight, 16));
-    driver.run(Duration::from_secs(1));
+    match slow_apply {
+        true => drop(driver.run(Duration::from_secs(1))),
+        false => driver.until_steady(vec![&node])?,
+    }
     let memory = MemoryWatch::begin();
     let span = driver.run(Duration::from_secs(args.seconds));
     let grown_mib = memory.grown_mib();
+    let behind = match case {
+        Case::Dead => 0,
+        _ => node.status().last - cluster.node(2).status().durable,
+    };
     driver.finish();
     let elections = node.status().term - term;
     drop(node);
     drop(line);
     cluster.shutdown()?;
     drop(apart);
-    Ok((span, grown_mib, elections))
+    Ok(Seen {
+        span,
+        grown_mib,
+        elections,
+        behind,
+    })
 }
