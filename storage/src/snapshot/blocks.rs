@@ -151,7 +151,7 @@ impl<F: File> Appender<F> {
             file,
             manner,
             block,
-            writes: Aside::new("ringraft-snapshot-out", manner.aside, Written::write),
+            writes: Aside::new("ringraft-snap-w", manner.aside, Written::write),
             synced: at,
         })
     }
@@ -257,7 +257,7 @@ impl<F: File> Scan<F> {
             file,
             manner,
             block: Block::new(manner.chunk_bytes),
-            reads: Aside::new("ringraft-snapshot-in", manner.aside, Fetched::read),
+            reads: Aside::new("ringraft-snap-r", manner.aside, Fetched::read),
         }
     }
 
