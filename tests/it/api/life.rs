@@ -32,14 +32,17 @@ fn a_state_machine_that_fails_stops_its_node_and_everybody_hears() {
                 "{text}"
             );
             assert_eq!(number(&answer(before).expect("it was applied before")), 1);
-            for pending in [guilty, after] {
-                let outcome = answer(pending);
-                assert_eq!(
-                    outcome,
-                    Err(ProposeError::Unknown),
-                    "it is in the log for ever"
-                );
-            }
+            assert_eq!(
+                answer(guilty),
+                Err(ProposeError::Unknown),
+                "it is in the log for ever"
+            );
+            // The node may have stopped before it took this one: then it is never done, and that is said.
+            let outcome = answer(after);
+            assert!(
+                matches!(outcome, Err(ProposeError::Unknown | ProposeError::Stopped)),
+                "{outcome:?}"
+            );
             assert_eq!(node.propose(b"late").map(drop), Err(ProposeError::Stopped));
             let left = node.shutdown().expect_err("the fault is not forgotten");
             assert_eq!(left.to_string(), text);
