@@ -231,7 +231,11 @@ fn measure(args: &Args, case: Case) -> Result<Seen, String> {
     let grown_mib = memory.grown_mib();
     let behind = match case {
         Case::Dead => 0,
-        _ => node.status().last - cluster.node(2).status().durable,
+        // The second look is the later one.
+        _ => {
+            let last = node.status().last;
+            last.saturating_sub(cluster.node(2).status().durable)
+        }
     };
     driver.finish();
     let elections = node.status().term - term;

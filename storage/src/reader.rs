@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::segment::View;
 
@@ -43,8 +43,13 @@ impl Published {
         self.written.store(index, Ordering::Release);
     }
 
+    /// No code panics while it holds the list, so a poisoned mutex still guards a whole one.
+    fn list(&self) -> MutexGuard<'_, List> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn set_list(&self, list: List) {
-        let mut place = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = self.list();
         *place = list;
         // Still under the mutex: who sees this generation finds this list.
         self.generation.fetch_add(1, Ordering::Release);
@@ -120,10 +125,7 @@ struct Cut<'a> {
 
 impl Reader {
     pub(crate) fn new(published: Arc<Published>) -> Reader {
-        let list = published
-            .list
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let list = published.list();
         let generation = published.generation.load(Ordering::Acquire);
         let seen = RefCell::new(Seen {
             generation,
@@ -236,8 +238,7 @@ impl Extent {
     /// The first record of the segment in which record `index` is, or of one before it, so that whole segments of no more
     /// than `bytes` lie between the two. After the front of the log that is the front.
     pub fn back_from(&self, index: u64, bytes: u64) -> u64 {
-        let list = self.published.list.lock();
-        let list = list.unwrap_or_else(PoisonError::into_inner);
+        let list = self.published.list();
         let at = list.partition_point(|view| view.base <= index);
         let mut first = list[..at].last().map_or(index, |view| view.base);
         let mut left = bytes;
@@ -254,10 +255,7 @@ impl Extent {
 impl Seen {
     fn refresh(&mut self, published: &Published) {
         if published.generation.load(Ordering::Acquire) != self.generation {
-            let list = published
-                .list
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let list = published.list();
             self.list = list.clone();
             self.generation = published.generation.load(Ordering::Acquire);
         }

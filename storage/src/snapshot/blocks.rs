@@ -30,6 +30,16 @@ pub(super) struct Manner {
     pub(super) aside: bool,
 }
 
+impl Manner {
+    /// Makes what was written durable, if that is to be.
+    pub(super) fn flush<F: File>(self, file: &F) -> Result<(), StorageError> {
+        if self.sync {
+            file.sync().doing("flush", file.path())?;
+        }
+        Ok(())
+    }
+}
+
 /// Memory for a part of a file, which begins at a multiple of [`ALIGNED`].
 struct Block {
     memory: Vec<u8>,
@@ -88,11 +98,10 @@ impl Block {
             .doing_at("write", file.path(), self.from)
     }
 
-    /// Reads as much of the file as there is and finds room.
-    fn read<F: File>(&mut self, file: &F) -> io::Result<()> {
+    /// Reads as much of the file as there is and finds room; nothing, where all of that cannot be read.
+    fn read<F: File>(&mut self, file: &F) {
         let from = self.end();
-        self.filled += file.read_past_cache(from, self.room())?;
-        Ok(())
+        self.filled += file.read_past_cache(from, self.room()).unwrap_or(0);
     }
 }
 
@@ -113,16 +122,18 @@ impl fmt::Debug for Block {
 struct Written<F> {
     file: F,
     block: Block,
-    flush: bool,
+    /// Flushed afterwards, in this manner.
+    flush: Option<Manner>,
     outcome: Result<(), StorageError>,
 }
 
 impl<F: File> Written<F> {
     fn write(&mut self) {
-        self.outcome = self.block.write(&self.file);
-        if self.outcome.is_ok() && self.flush {
-            self.outcome = self.file.sync().doing("flush", self.file.path());
-        }
+        let written = self.block.write(&self.file);
+        self.outcome = written.and_then(|()| match self.flush {
+            Some(manner) => manner.flush(&self.file),
+            None => Ok(()),
+        });
     }
 }
 
@@ -189,7 +200,7 @@ impl<F: File> Appender<F> {
         let write = Written {
             file: self.file.clone(),
             block: mem::replace(&mut self.block, next),
-            flush: is_due && self.manner.sync,
+            flush: is_due.then_some(self.manner),
             outcome: Ok(()),
         };
         self.writes.begin(write);
@@ -212,10 +223,7 @@ impl<F: File> Appender<F> {
     /// Writes what is left, and makes all of it durable.
     pub(super) fn finish(&mut self) -> Result<(), StorageError> {
         self.write_rest()?;
-        if self.manner.sync {
-            self.file.sync().doing("flush", self.file.path())?;
-        }
-        Ok(())
+        self.manner.flush(&self.file)
     }
 
     /// From the front again, over what is there.
@@ -227,17 +235,16 @@ impl<F: File> Appender<F> {
     }
 }
 
-/// A block that is to be read, and what came of that.
+/// A block that is to be read.
 #[derive(Debug)]
 struct Fetched<F> {
     file: F,
     block: Block,
-    outcome: io::Result<()>,
 }
 
 impl<F: File> Fetched<F> {
     fn read(&mut self) {
-        self.outcome = self.block.read(&self.file);
+        self.block.read(&self.file);
     }
 }
 
@@ -289,18 +296,10 @@ impl<F: File> Scan<F> {
     fn load(&mut self, at: u64) -> bool {
         let goes_on = self.block.filled > 0 && at == self.block.end();
         let ahead = self.reads.end();
-        let mut spare = None;
-        if let Some(Fetched { block, outcome, .. }) = ahead {
-            spare = Some(mem::replace(&mut self.block, block));
-            if outcome.is_err() {
-                self.block.filled = 0;
-            }
-        }
+        let spare = ahead.map(|ahead| mem::replace(&mut self.block, ahead.block));
         if !(self.block.from..self.block.end()).contains(&at) {
             self.block.move_to(at);
-            if self.block.read(&self.file).is_err() {
-                self.block.filled = 0;
-            }
+            self.block.read(&self.file);
         }
         if self.manner.aside && goes_on && self.block.room().is_empty() {
             let mut block = spare.unwrap_or_else(|| Block::new(self.manner.chunk_bytes));
@@ -308,7 +307,6 @@ impl<F: File> Scan<F> {
             let fetch = Fetched {
                 file: self.file.clone(),
                 block,
-                outcome: Ok(()),
             };
             self.reads.begin(fetch);
         }

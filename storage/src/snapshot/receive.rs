@@ -85,7 +85,7 @@ impl<D: Dir> Incoming<D> {
             return self.shared.sync_names();
         };
         // A flush that failed leaves pages that are there and will never be written: what counts is what the medium has.
-        self.shared.sync_file(&file)?;
+        self.shared.manner.flush(&file)?;
         file.drop_cache();
         let mut scan = Scan::new(file.clone(), self.shared.manner);
         loop {

@@ -84,13 +84,6 @@ impl<D: Dir> Shared<D> {
         self.dir.path(name)
     }
 
-    pub(super) fn sync_file(&self, file: &D::File) -> Result<(), StorageError> {
-        if self.manner.sync {
-            file.sync().doing("flush", file.path())?;
-        }
-        Ok(())
-    }
-
     pub(super) fn sync_names(&self) -> Result<(), StorageError> {
         if self.manner.sync {
             let path = self.path(FOLDER);

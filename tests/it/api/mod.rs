@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ringraft::{
@@ -46,6 +47,8 @@ struct Inside {
     told: Mutex<Vec<Told>>,
     shut: Mutex<bool>,
     opened: Condvar,
+    /// `apply` has come to a gate that is shut.
+    stands: AtomicBool,
 }
 
 impl Journal {
@@ -88,6 +91,13 @@ impl Journal {
 struct Gate(Journal);
 
 impl Gate {
+    /// Waits until `apply` does.
+    fn until_somebody_stands_there(&self) {
+        until("apply has come to the gate", || {
+            self.0.0.stands.load(Ordering::Relaxed)
+        });
+    }
+
     fn open(self) {}
 }
 
@@ -108,6 +118,7 @@ impl StateMachine for Machine {
     fn apply(&mut self, batch: &mut Batch<'_>) -> io::Result<()> {
         let inside = &self.journal.0;
         let shut = inside.shut.lock().expect("nobody panics with it");
+        inside.stands.store(*shut, Ordering::Relaxed);
         drop(
             inside
                 .opened
