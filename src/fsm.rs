@@ -88,8 +88,9 @@ pub struct Entry<'a> {
     pub index: Index,
     /// The term in which it was appended.
     pub term: Term,
-    /// The leader's wall clock when it was appended, in microseconds since the Unix epoch; never less than that
-    /// of the entry before it. The same on every node.
+    /// Log time: when the leader appended it, in microseconds since the Unix epoch. Never less than that of the entry before
+    /// it, and the same on every node. It follows the leader's wall clock, but while a cluster runs it advances by one half
+    /// to three halves of the time that goes by: it approaches a clock that was set, or that of a new leader, slowly.
     pub time_us: u64,
     /// The node it was proposed on.
     pub origin: NodeId,

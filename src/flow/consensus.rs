@@ -21,6 +21,7 @@ use storage::record::{self, Header};
 use self::reads::Unconfirmed;
 use crate::flow::forward;
 use crate::flow::hops::Stamp;
+use crate::flow::log_clock::LogClock;
 use crate::flow::rings::{
     Ask, Asked, AtIndex, Bulk, Entry, InBulk, InBulkKind, InSmall, News, Proposal, See, SendBulk,
     SendSmall, Small, ToApply, ToConsensus, Wanted, Write, advance,
@@ -88,7 +89,7 @@ struct Brain {
     timed: Vec<(See, u64)>,
     /// Rises from a number of this process's own, so that an answer to an earlier life's question confirms nothing here.
     next_read: u64,
-    last_time_us: u64,
+    log_clock: LogClock,
     durable_write: u64,
     /// What is committed, and how much of it the log holds for certain: see `show_commit`.
     committed: u64,
@@ -159,7 +160,7 @@ impl Consensus {
             reads: VecDeque::with_capacity(limits.max_reads),
             timed: Vec::with_capacity(limits.max_reads.min(8 * TURN)),
             next_read: first_read,
-            last_time_us,
+            log_clock: LogClock::new(config.id, last_time_us),
             durable_write: 0,
             committed: 0,
             cut: None,
@@ -395,7 +396,7 @@ impl Brain {
             .leader()
             .filter(|_| self.limits.forward && !leads && !draining);
         let first = self.core.last_index() + 1;
-        let time_us = self.time_us();
+        let time_us = self.stamp(now_us);
         let mut count = 0;
         self.batch.clear();
         self.forwards.clear();
@@ -488,7 +489,7 @@ impl Brain {
 
     fn append_forwarded(&mut self, now_us: u64, origin: u64, body: &[u8]) {
         let first = self.core.last_index() + 1;
-        let (term, time_us) = (self.core.term(), self.time_us());
+        let (term, time_us) = (self.core.term(), self.stamp(now_us));
         self.batch.clear();
         let mut count = 0;
         for (token, is_query, command) in forward::commands(body) {
@@ -531,10 +532,10 @@ impl Brain {
             .complete(token, Err(ProposeError::NotLeader { leader }), &[]);
     }
 
-    /// The leader's stamp: the wall clock, but never less than the last one.
-    fn time_us(&mut self) -> u64 {
-        self.last_time_us = self.last_time_us.max(self.shared.clock.unix_us());
-        self.last_time_us
+    /// The leader's stamp for entries that are appended now.
+    fn stamp(&mut self, now_us: u64) -> u64 {
+        let wall_us = self.shared.clock.unix_us();
+        self.log_clock.stamp(now_us, wall_us)
     }
 
     /// Carries out what the core has said. `received` are the records of the append that it was about.
@@ -572,13 +573,13 @@ impl Brain {
                 }
                 Output::AppendReceived { write, first, last } => {
                     let records = received.expect("an append was received");
-                    self.append_received(write, first, last, records);
+                    self.append_received(now_us, write, first, last, records);
                 }
                 Output::AppendTermStart { write, index, term } => {
                     let header = Header {
                         index,
                         term,
-                        time_us: self.time_us(),
+                        time_us: self.stamp(now_us),
                         origin: self.shared.origin,
                         token: 0,
                         kind: KIND_TERM_START,
@@ -642,7 +643,7 @@ impl Brain {
                 term,
                 time_us,
             } => {
-                self.last_time_us = self.last_time_us.max(time_us);
+                self.log_clock.observe(now_us, time_us);
                 self.core.snapshot_received(now_us, index, term);
             }
             News::Sent { to, index } => {
@@ -679,7 +680,7 @@ impl Brain {
     }
 
     /// The records of a leader, from `first` on: what came before is here already.
-    fn append_received(&mut self, seq: u64, first: u64, last: u64, records: &[u8]) {
+    fn append_received(&mut self, now_us: u64, seq: u64, first: u64, last: u64, records: &[u8]) {
         let mut skipped = 0;
         for record in record::walk(records) {
             let header = record.header;
@@ -688,7 +689,7 @@ impl Brain {
                 skipped += bytes;
                 continue;
             }
-            self.last_time_us = self.last_time_us.max(header.time_us);
+            self.log_clock.observe(now_us, header.time_us);
             self.sizes.push(header.index, bytes as u64);
         }
         assert_eq!(

@@ -106,8 +106,9 @@ pub struct Limits {
     /// Bytes of answers that are longer than 22 bytes, of all sessions; the oldest make room.
     /// Default: 64 MiB. With 0 none is kept.
     pub kept_bytes: u64,
-    /// A session that was not used for so long, by the leaders' stamps, is evicted. `None`: only to make room. A leader whose
-    /// clock jumps ahead expires what it should not: choose it well above any such error.
+    /// A session that was not used for so long is evicted, by log time ([`Entry::time_us`]): after two thirds to twice of this
+    /// when clocks are wrong. After the whole cluster was down, the first leader's wall clock decides how long that was.
+    /// `None`: only to make room.
     /// Default: `None`.
     pub expire_after: Option<Duration>,
 }

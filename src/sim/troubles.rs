@@ -17,6 +17,7 @@ use crate::sim::world::{World, tell};
 
 /// Polls that a trouble waits for at the most when its time has come: it may strike between any two of them.
 const MOST_POLLS: u64 = 60;
+const HOUR_US: u64 = 3_600_000_000;
 
 /// What is put right later.
 #[derive(Clone, Debug)]
@@ -193,7 +194,12 @@ impl World<'_> {
                 self.troubles.heals.push((until, Heal::Reads(at)));
             }
             Trouble::ClockJump => {
-                let offset = self.troubles.rng.below(7_200_000_000) as i64 - 3_600_000_000;
+                // Mostly by up to an hour, now and then by up to ten years.
+                let most = match self.troubles.rng.below(4) {
+                    0 => 10 * 365 * 24 * HOUR_US,
+                    _ => HOUR_US,
+                };
+                let offset = self.troubles.rng.below(2 * most) as i64 - most as i64;
                 self.nodes[at].wall_offset_us = offset;
                 if let Some(life) = &self.nodes[at].life {
                     life.clock.jump(offset);
