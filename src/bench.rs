@@ -37,6 +37,7 @@ impl Trio {
                 max_inflight_messages: 256,
                 max_inflight_bytes: 8 << 20,
                 disk_stall_us: u64::MAX,
+                founding_wait_us: 0,
                 lease_us: None,
             };
             let restored = Restored {
@@ -48,6 +49,7 @@ impl Trio {
                 last_index: 0,
                 committed: 0,
                 heal: None,
+                excluded: false,
                 membership: Membership::of_voters(vec![1, 2, 3]),
             };
             Core::new(settings, restored, 0)

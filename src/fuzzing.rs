@@ -182,6 +182,7 @@ impl Lone {
             max_inflight_messages: 3,
             max_inflight_bytes: 900,
             disk_stall_us: 5000,
+            founding_wait_us: 0,
             lease_us: Some(900),
         };
         let restored = Restored {
@@ -193,6 +194,7 @@ impl Lone {
             last_index: Self::LAST,
             committed: 0,
             heal: None,
+            excluded: false,
             membership: Membership::of_voters(vec![1, 2, 3]),
         };
         Self {

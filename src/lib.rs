@@ -83,7 +83,8 @@ pub use pending::{Pending, Reply};
 pub use ringbuf::Notify;
 pub use session::{Session, Sessions};
 pub use status::{
-    HopStatus, PeerStatus, Repairs, RingStatus, Role, SnapshotStatus, Status, TransferStatus,
+    Exclusion, HopStatus, PeerStatus, RefusalStatus, Repairs, RingStatus, Role, SnapshotStatus,
+    Status, TransferStatus,
 };
 
 /// A place in the log; the first entry has 1.

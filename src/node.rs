@@ -316,6 +316,8 @@ impl Node {
             hops: shared.hops.status(),
             snapshot: shared.snapshots().clone(),
             healing: shared.healing.load(Ordering::Acquire),
+            excluded: shared.exclusion().cloned(),
+            refusals: shared.refusals(),
             repairs: shared.repairs().clone(),
             error: shared.fault(),
         }

@@ -72,6 +72,11 @@ pub struct Status {
     pub snapshot: SnapshotStatus,
     /// Whether it lost records that it had acknowledged, and gets them back from its peers: until then it has no vote.
     pub healing: bool,
+    /// A peer knows this node with another directory: it takes no part in elections and acknowledges nothing, until its
+    /// operator has decided.
+    pub excluded: Option<Exclusion>,
+    /// Peers that refuse this node, or that it refuses, as long as they are not connected.
+    pub refusals: Vec<RefusalStatus>,
     /// What was found bad on its disk since its process began, and what was done about it.
     pub repairs: Repairs,
     /// Why it stopped promising, when it did.
@@ -173,6 +178,61 @@ impl Repairs {
         repairs.last = last.map(|(_, text)| format!("at the start: {text}"));
         repairs
     }
+}
+
+/// Why a node takes no part: its directory is not the one that a peer has met it with.
+///
+/// It has probably been started with an empty directory, since the volume with its log was not mounted. What it promised in
+/// the other directory may contradict whatever it promises now. This is kept in the file `excluded`, so a restart does not end it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Exclusion {
+    /// The peer that refused it first; `None` when the file is damaged.
+    pub by: Option<NodeId>,
+    /// The incarnation of the directory that the peer knows.
+    pub known_incarnation: u64,
+    /// The incarnation that was refused.
+    pub incarnation: u64,
+}
+
+impl Exclusion {
+    pub(crate) fn of(exclusion: &storage::Exclusion) -> Self {
+        Self {
+            by: (exclusion.by != 0).then_some(NodeId(exclusion.by as u32)),
+            known_incarnation: exclusion.known,
+            incarnation: exclusion.incarnation,
+        }
+    }
+}
+
+impl fmt::Display for Exclusion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.by {
+            Some(by) => write!(
+                f,
+                "node {by} knows this node with the directory {:x}, this one is {:x}. ",
+                self.known_incarnation, self.incarnation
+            )?,
+            None => f.write_str("a peer knows this node with another directory. ")?,
+        }
+        f.write_str(
+            "This node takes no part in elections and acknowledges nothing. If its volume is not mounted, stop it and mount the \
+             volume. If the other directory is lost for good, stop it, empty this directory and start it with \
+             `rejoin_with_nothing`. If the peer is wrong, remove the file `excluded` from this directory",
+        )
+    }
+}
+
+/// A peer with which this node has no connection, since one side refuses the other. It is tried again all the time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RefusalStatus {
+    /// The peer.
+    pub peer: NodeId,
+    /// The peer refuses this node; otherwise this node refuses it.
+    pub by_peer: bool,
+    /// Why, and what to do.
+    pub reason: String,
 }
 
 /// A snapshot on its way.
@@ -289,6 +349,10 @@ impl fmt::Display for Status {
             f,
             " last {} durable {} committed {} applied {} pending {}",
             self.last, self.durable, self.committed, self.applied, self.pending
-        )
+        )?;
+        if let Some(exclusion) = &self.excluded {
+            write!(f, ", excluded: {exclusion}")?;
+        }
+        Ok(())
     }
 }

@@ -155,6 +155,7 @@ pub(crate) fn as_json(seen: &Inspection) -> Value {
         "voted_for": vote.and_then(|vote| vote.voted_for),
         "peers": peers,
         "heal": heal,
+        "excluded_by": seen.excluded.map(|exclusion| exclusion.by),
         "last_opened_by": seen.last_opened_by,
         "segments": seen.segments.iter().map(|s| segment_json(s, decision(seen, &s.file))).collect::<Vec<_>>(),
         "alone": outcome_json(&seen.alone),

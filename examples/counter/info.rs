@@ -136,6 +136,18 @@ fn raft(status: &Status, out: &mut String) -> std::fmt::Result {
             u8::from(peer.active)
         )?;
     }
+    if let Some(exclusion) = &status.excluded {
+        writeln!(out, "excluded:{}\r", one_line(&exclusion.to_string()))?;
+    }
+    for refusal in &status.refusals {
+        writeln!(
+            out,
+            "refusal_{}:by_peer={},reason={}\r",
+            refusal.peer,
+            u8::from(refusal.by_peer),
+            one_line(&refusal.reason)
+        )?;
+    }
     match &status.error {
         Some(fault) => writeln!(out, "error:{}\r", one_line(&fault.to_string())),
         None => Ok(()),

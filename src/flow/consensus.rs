@@ -306,6 +306,7 @@ impl Brain {
             }
             Small::Up => self.core.peer_up(now_us, slot.from, &self.sizes),
             Small::Down => self.core.peer_down(now_us, slot.from),
+            Small::Excluded => self.core.exclude(now_us),
         }
         self.act(now_us, None);
         Take::Taken

@@ -57,6 +57,9 @@ impl RingSizes {
 /// Slots of the rings that carry snapshots and what is said about them.
 const ASIDE_SLOTS: usize = 64;
 
+/// A peer that is there has been dialed, or has dialed, within this.
+const FOUNDING_WAIT: Duration = Duration::from_secs(1);
+
 /// Buffers of slots begin with this much and grow to the batch they once held.
 const BATCH_BUFFER: usize = 16 << 10;
 
@@ -234,6 +237,9 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
     *shared.repairs() = Repairs::of_a_start(&recovered);
     let is_healing = recovered.heal.is_some();
     shared.healing.store(is_healing, Ordering::Relaxed);
+    if let Some(exclusion) = recovered.excluded {
+        shared.set_exclusion(exclusion);
+    }
 
     // `propose`: any thread -> consensus. Full: the caller gets `Busy`.
     let inline = config.inline_bytes;
@@ -422,17 +428,13 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         recovered.last_time_us.max(state.time_us),
         nonce >> 2,
     );
-    let mut known_peers = log.known_peers();
     let inbound = Inbound::new(
         in_small,
         in_bulk,
         in_transfer,
         shared.clone(),
         config.max_entry_bytes,
-        Box::new(move |peer, incarnation, replaces| match replaces {
-            true => known_peers.replace(peer, incarnation).map(|()| true),
-            false => known_peers.meet(peer, incarnation),
-        }),
+        Box::new(log.known_peers()),
     );
     let network = Network::new(
         link,
@@ -674,6 +676,7 @@ fn settings(config: &Config, seed: u64) -> raft::Settings {
         max_inflight_messages: config.max_inflight_messages,
         max_inflight_bytes: config.max_inflight_bytes as u64,
         disk_stall_us: micros(config.election_timeout * 4),
+        founding_wait_us: micros(FOUNDING_WAIT.max(config.election_timeout * 3)),
         lease_us: config.lease.map(|lease| {
             raft::certain_us(micros(config.election_timeout), lease.max_clock_drift_ppm)
         }),
@@ -699,6 +702,7 @@ fn restored(config: &Config, recovered: &Recovered, applied: u64) -> raft::Resto
             term: heal.term,
             vote_lost: heal.vote_lost,
         }),
+        excluded: recovered.excluded.is_some(),
         membership: Membership::of_voters(voters),
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use net::{Event, Handled, Refusal};
 use ringbuf::Sender;
-use storage::{StorageError, record};
+use storage::{Dir, Exclusion, KnownPeers, StorageError, record};
 
 use crate::Fault;
 use crate::flow::forward;
@@ -29,20 +29,39 @@ pub(crate) struct Inbound {
     transfer: Sender<InTransfer>,
     shared: Arc<Shared>,
     max_entry_bytes: usize,
-    meet: Meet,
+    records: Box<dyn PeerRecords>,
     /// Peers that are connected with another directory than they are known with: nothing of theirs is heard.
     strangers: Vec<u64>,
-    /// Peers that have refused this node for its directory.
-    refused_by: Vec<u64>,
+    /// The last refusal of each peer, in either direction, that was logged since the peer was up.
+    refusals: Vec<(u64, bool, Refusal)>,
+    /// A peer has refused this node's directory, and the consensus stage has not been told yet.
+    exclusion_untold: bool,
     /// Why no peer can be met any more.
     failed: Option<Fault>,
     /// A frame was put on hold since the last turn.
     held: bool,
 }
 
-/// Whether a peer (its id) has the directory (its incarnation) that it is known with, or says that this one takes the place
-/// of that: `storage::KnownPeers`.
-pub(crate) type Meet = Box<dyn FnMut(u64, u64, bool) -> Result<bool, StorageError> + Send>;
+/// What is kept on disk about the directories of peers, and of what they say about this one.
+pub(crate) trait PeerRecords: Send {
+    /// Whether a peer has the directory that it is known with, or says that this one takes the place of that.
+    fn meet(&mut self, peer: u64, incarnation: u64, replaces: bool) -> Result<bool, StorageError>;
+    /// A peer has refused this node's directory.
+    fn exclude(&mut self, exclusion: &Exclusion) -> Result<(), StorageError>;
+}
+
+impl<D: Dir> PeerRecords for KnownPeers<D> {
+    fn meet(&mut self, peer: u64, incarnation: u64, replaces: bool) -> Result<bool, StorageError> {
+        match replaces {
+            true => self.replace(peer, incarnation).map(|()| true),
+            false => KnownPeers::meet(self, peer, incarnation),
+        }
+    }
+
+    fn exclude(&mut self, exclusion: &Exclusion) -> Result<(), StorageError> {
+        KnownPeers::exclude(self, exclusion)
+    }
+}
 
 impl Inbound {
     pub(crate) fn new(
@@ -51,7 +70,7 @@ impl Inbound {
         transfer: Sender<InTransfer>,
         shared: Arc<Shared>,
         max_entry_bytes: usize,
-        meet: Meet,
+        records: Box<dyn PeerRecords>,
     ) -> Self {
         Self {
             small,
@@ -59,9 +78,10 @@ impl Inbound {
             transfer,
             shared,
             max_entry_bytes,
-            meet,
+            records,
             strangers: Vec::new(),
-            refused_by: Vec::new(),
+            refusals: Vec::new(),
+            exclusion_untold: false,
             failed: None,
             held: false,
         }
@@ -75,6 +95,9 @@ impl Inbound {
     /// A new look at the sockets: what is on hold is offered again in it.
     pub(crate) fn begin(&mut self) {
         self.held = false;
+        if self.exclusion_untold {
+            self.tell_exclusion();
+        }
     }
 
     /// What has gone wrong for good.
@@ -109,10 +132,7 @@ impl Inbound {
                 by_peer,
                 refusal,
             } => {
-                if by_peer && matches!(refusal, Refusal::Incarnation { .. }) {
-                    self.warn_of_own_directory(peer, &refusal);
-                }
-                tracing::debug!(node = self.shared.id.0, peer, by_peer, "refused: {refusal}");
+                self.refused(peer, by_peer, refusal);
                 return Handled::Taken;
             }
             Event::Frame { .. } if self.small.room() <= RESERVE => Handled::Hold,
@@ -128,21 +148,55 @@ impl Inbound {
         handled
     }
 
-    /// Once for each peer: it will say so again and again.
-    fn warn_of_own_directory(&mut self, peer: u64, refusal: &Refusal) {
-        if !self.refused_by.contains(&peer) {
-            self.refused_by.push(peer);
-            tracing::error!(
-                node = self.shared.id.0,
-                peer,
-                "this node is refused for its directory: {refusal}"
-            );
+    /// This node and the peer do not talk to each other. That is logged once, however often it is tried again, and shown by
+    /// the status until the peer is up.
+    fn refused(&mut self, peer: u64, by_peer: bool, refusal: Refusal) {
+        if by_peer && let Refusal::Incarnation { ours, theirs } = refusal {
+            self.exclude(Exclusion {
+                by: peer,
+                known: ours,
+                incarnation: theirs,
+            });
         }
+        let latest = (peer, by_peer, refusal);
+        match self.refusals.iter_mut().find(|known| known.0 == peer) {
+            Some(known) if *known == latest => return,
+            Some(known) => *known = latest,
+            None => self.refusals.push(latest),
+        }
+        self.shared.note_refusal(peer, by_peer, &refusal);
+        let who = if by_peer {
+            "peer refuses this node"
+        } else {
+            "peer refused"
+        };
+        tracing::warn!(node = self.shared.id.0, peer, "{who}: {refusal}");
+    }
+
+    /// First on disk, then in force: see `raft/exclusion.rs`.
+    fn exclude(&mut self, exclusion: Exclusion) {
+        if self.failed.is_some() || self.shared.exclusion().is_some() {
+            return;
+        }
+        if let Err(error) = self.records.exclude(&exclusion) {
+            self.failed = Some(Fault::Storage(error.to_string().into()));
+            return;
+        }
+        self.shared.set_exclusion(exclusion);
+        self.exclusion_untold = true;
+        self.tell_exclusion();
+    }
+
+    fn tell_exclusion(&mut self) {
+        let told = self.small(u64::from(self.shared.id.0), Small::Excluded, &[]);
+        self.exclusion_untold = told == Handled::Hold;
     }
 
     /// Whether the peer that has connected is the one that it was.
     fn met(&mut self, peer: u64, incarnation: u64, replaces: bool) -> bool {
         self.strangers.retain(|stranger| *stranger != peer);
+        self.refusals.retain(|refusal| refusal.0 != peer);
+        self.shared.forget_refusal(peer);
         if replaces {
             tracing::warn!(
                 node = self.shared.id.0,
@@ -151,10 +205,13 @@ impl Inbound {
                 "the peer has lost its directory for good, and goes on with this one; the old one is refused from now on"
             );
         }
-        let met = (self.meet)(peer, incarnation, replaces).unwrap_or_else(|error| {
-            self.failed = Some(Fault::Storage(error.to_string().into()));
-            false
-        });
+        let met = self
+            .records
+            .meet(peer, incarnation, replaces)
+            .unwrap_or_else(|error| {
+                self.failed = Some(Fault::Storage(error.to_string().into()));
+                false
+            });
         if !met {
             tracing::warn!(
                 node = self.shared.id.0,

@@ -197,6 +197,8 @@ pub(crate) enum Small {
     Message(Message),
     Up,
     Down,
+    /// A peer has refused this node's directory.
+    Excluded,
 }
 
 /// A slot of the inbound ring for small messages.

@@ -1,5 +1,6 @@
 //! What every handle of a node and every stage of it can see.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -13,7 +14,7 @@ use crate::flow::hops::Hops;
 use crate::flow::rings::Marks;
 use crate::flow::spill::Spill;
 use crate::pending::Table;
-use crate::status::{PeerStatus, Role, SnapshotStatus};
+use crate::status::{Exclusion, PeerStatus, RefusalStatus, Role, SnapshotStatus};
 use crate::{Config, Fault, NodeId, Repairs};
 
 /// How far a node is on its way out.
@@ -48,6 +49,9 @@ pub(crate) struct Shared {
     reader: Mutex<Reader>,
     snapshots: Mutex<SnapshotStatus>,
     pub(crate) healing: AtomicBool,
+    exclusion: OnceLock<Exclusion>,
+    /// Peers with which there is no talking, for the status.
+    refusals: Mutex<Vec<RefusalStatus>>,
     /// It heals, and its directory was made in the place of one that is gone: the network says so to the peers.
     pub(crate) replaces: Arc<AtomicBool>,
     piggyback: Mutex<Arc<[u8]>>,
@@ -101,6 +105,8 @@ impl Shared {
             reader: Mutex::new(reader),
             snapshots: Mutex::default(),
             healing: AtomicBool::new(false),
+            exclusion: OnceLock::new(),
+            refusals: Mutex::default(),
             replaces,
             piggyback: Mutex::new(Arc::from([])),
             piggyback_changed: AtomicBool::new(false),
@@ -127,6 +133,39 @@ impl Shared {
     /// What was found bad on the disk and put right, for the status.
     pub(crate) fn repairs(&self) -> MutexGuard<'_, Repairs> {
         self.repairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A peer has refused this node's directory: the log says so once in a process.
+    pub(crate) fn set_exclusion(&self, exclusion: storage::Exclusion) {
+        let exclusion = Exclusion::of(&exclusion);
+        tracing::error!(node = self.id.0, "excluded: {exclusion}");
+        let _ = self.exclusion.set(exclusion);
+    }
+
+    pub(crate) fn exclusion(&self) -> Option<&Exclusion> {
+        self.exclusion.get()
+    }
+
+    fn refusals_mut(&self) -> MutexGuard<'_, Vec<RefusalStatus>> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn refusals(&self) -> Vec<RefusalStatus> {
+        self.refusals_mut().clone()
+    }
+
+    pub(crate) fn note_refusal(&self, peer: u64, by_peer: bool, reason: &dyn fmt::Display) {
+        self.forget_refusal(peer);
+        self.refusals_mut().push(RefusalStatus {
+            peer: NodeId(peer as u32),
+            by_peer,
+            reason: reason.to_string(),
+        });
+    }
+
+    pub(crate) fn forget_refusal(&self, peer: u64) {
+        self.refusals_mut()
+            .retain(|refusal| u64::from(refusal.peer.0) != peer);
     }
 
     pub(crate) fn set_gauges(&self, gauges: Vec<Gauge>) {

@@ -22,7 +22,7 @@ impl Core {
         self.election_due_us = self.now_us + timeout + self.rng.below(timeout);
     }
 
-    fn idle_role(&self) -> Role {
+    pub(super) fn idle_role(&self) -> Role {
         if self.membership.is_voter(self.id()) {
             Role::Follower
         } else {
@@ -81,7 +81,8 @@ impl Core {
     pub(super) fn campaign(&mut self, sizes: &impl Sizes) {
         self.reset_election_timer();
         let stalled = self.durable.stalled_us(self.now_us) >= self.settings.disk_stall_us;
-        if self.idle_role() == Role::Learner || stalled || self.is_healing() {
+        let waits = self.is_healing() || self.awaits_peers();
+        if self.idle_role() == Role::Learner || stalled || waits {
             return;
         }
         if let Some(until_us) = self.bound_until() {
@@ -170,6 +171,9 @@ impl Core {
     /// `theirs` is the candidate's last term and index.
     pub(super) fn on_vote(&mut self, from: u64, term: u64, pre: bool, theirs: (u64, u64)) {
         if term > self.term && (self.hears_its_leader() || self.bound_until().is_some()) {
+            return;
+        }
+        if self.awaits_peers() {
             return;
         }
         let up_to_date = theirs >= self.measure();

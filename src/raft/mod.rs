@@ -13,6 +13,7 @@
 
 mod durable;
 mod election;
+mod exclusion;
 mod follower;
 mod heal;
 mod leader;
@@ -65,6 +66,8 @@ pub(crate) struct Settings {
     pub(crate) max_inflight_bytes: u64,
     /// A leader whose disk has finished nothing for so long, with writes outstanding, steps down.
     pub(crate) disk_stall_us: u64,
+    /// How long a node without a term or an entry waits to hear from every peer before it campaigns or votes.
+    pub(crate) founding_wait_us: u64,
     /// How long a lease lasts, less than an election timeout; `None`: there are none, and nothing is
     /// promised to others.
     pub(crate) lease_us: Option<u64>,
@@ -83,6 +86,8 @@ pub(crate) struct Restored {
     pub(crate) committed: u64,
     /// What is missing that had been durable.
     pub(crate) heal: Option<Heal>,
+    /// A peer has refused this node's directory.
+    pub(crate) excluded: bool,
     pub(crate) membership: Membership,
 }
 
@@ -194,6 +199,11 @@ pub(crate) struct Core {
     election_due_us: u64,
     heartbeat_due_us: u64,
     reads: Reads,
+    excluded: bool,
+    /// See [`Core::awaits_peers`].
+    founding_until_us: u64,
+    /// Peers that were never connected since the start.
+    unmet: Vec<u64>,
     heal: Option<Heal>,
     lost_vote: Option<LostVote>,
     asking: Asking,
@@ -207,6 +217,7 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(settings: Settings, restored: Restored, now_us: u64) -> Self {
         let (id, seed) = (settings.id, settings.seed);
+        let founding_wait_us = settings.founding_wait_us;
         let lost_vote = LostVote::of(&restored, id);
         let log = TermRuns::new(
             restored.base_index,
@@ -241,6 +252,8 @@ impl Core {
                 )
             })
             .collect();
+        let everyone = restored.membership.everyone();
+        let unmet = everyone.filter(|&peer| peer != id).collect();
         let mut core = Self {
             rng: Rng::new(settings.seed),
             role: if restored.membership.is_voter(id) {
@@ -266,6 +279,9 @@ impl Core {
             election_due_us: 0,
             heartbeat_due_us: u64::MAX,
             reads: Reads::new(),
+            excluded: false,
+            founding_until_us: now_us.saturating_add(founding_wait_us),
+            unmet,
             lost_vote,
             asking: Asking::new(seed, now_us),
             heal: restored.heal,
@@ -274,7 +290,9 @@ impl Core {
             outputs: VecDeque::with_capacity(1024),
         };
         core.reset_election_timer();
-        if alone {
+        if restored.excluded {
+            core.sit_out();
+        } else if alone {
             core.election_due_us = now_us; // Nobody else could lead.
         }
         core
@@ -283,6 +301,9 @@ impl Core {
     /// Does what is due.
     pub(crate) fn tick(&mut self, now_us: u64, sizes: &impl Sizes) {
         self.now_us = now_us;
+        if self.excluded {
+            return;
+        }
         self.expire_asked_reads();
         self.ask_to_heal();
         match self.role {
@@ -294,6 +315,9 @@ impl Core {
 
     /// When the next tick has something to do.
     pub(crate) fn next_deadline(&self) -> u64 {
+        if self.excluded {
+            return u64::MAX;
+        }
         let due = match self.role {
             Role::Leader => self.heartbeat_due_us.min(self.election_due_us),
             _ => self.election_due_us,
@@ -317,6 +341,9 @@ impl Core {
         }
         if message.term() >= REACH {
             return; // Taken up, it would leave no term to stand in.
+        }
+        if self.excluded {
+            return;
         }
         if self.lost_vote.is_some() {
             self.hear_term(from, message);
@@ -417,6 +444,7 @@ impl Core {
         let Some(at) = self.peers.iter().position(|peer| peer.id == id) else {
             return;
         };
+        self.unmet.retain(|&peer| peer != id);
         let peer = &mut self.peers[at];
         peer.up = true;
         peer.probe(peer.next);
@@ -512,6 +540,8 @@ impl Core {
     fn keep_promises(&mut self, sizes: &impl Sizes) {
         while let Some(promise) = self.durable.next_kept(self.term) {
             match promise {
+                _ if self.excluded => {} // What it promised in its other directory may contradict it.
+
                 Promise::Stand => self.stand(sizes),
                 Promise::Say { to, message } => {
                     // Acknowledgements are cumulative: of those that one flush sets free only the

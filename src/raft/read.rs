@@ -51,7 +51,7 @@ pub(crate) struct Reads {
     /// The context of what is to be asked next.
     later: Option<u64>,
     /// `(when, index)`: at that time nothing beyond the index was committed anywhere.
-    fresh: Option<(u64, u64)>,
+    pub(super) fresh: Option<(u64, u64)>,
 }
 
 impl Reads {

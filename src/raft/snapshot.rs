@@ -69,8 +69,8 @@ impl Core {
     /// A snapshot of everything up to the entry `index` of `term` has been received, and is durable here.
     pub(crate) fn snapshot_received(&mut self, now_us: u64, index: u64, term: u64) {
         self.now_us = now_us;
-        if self.role == Role::Leader || index >= REACH || term >= REACH || self.lost_vote.is_some()
-        {
+        let takes_no_part = self.excluded || self.lost_vote.is_some();
+        if self.role == Role::Leader || index >= REACH || term >= REACH || takes_no_part {
             return;
         }
         if index > self.commit {

@@ -7,6 +7,7 @@
 mod chaos;
 mod cluster;
 mod exact;
+mod exclusion;
 mod golden;
 mod heal;
 mod hostile;

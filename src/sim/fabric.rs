@@ -42,6 +42,11 @@ pub(crate) enum What {
         replaces: bool,
     },
     Down,
+    /// The peer knows this node with the directory `known`, and refuses the one it has.
+    Refused {
+        known: u64,
+        incarnation: u64,
+    },
     Frame {
         kind: u8,
         head: Vec<u8>,
@@ -117,6 +122,8 @@ pub(crate) struct State {
     /// Connections that nodes have heard of since somebody looked: `(node, peer, connection, whether it is up)`.
     pub(crate) news: Vec<(usize, usize, u64, bool)>,
     pub(crate) counts: Counts,
+    /// By node: the directories that its peers are known with.
+    known: Vec<BTreeMap<usize, u64>>,
     /// By node: which directory it has.
     incarnations: Vec<u64>,
     /// By node: whether it says that it takes the place of another.
@@ -144,6 +151,7 @@ impl Fabric {
             said: Vec::new(),
             news: Vec::new(),
             counts: Counts::default(),
+            known: vec![BTreeMap::new(); nodes],
             incarnations: vec![0; nodes],
             replaces: (0..nodes).map(|_| Arc::default()).collect(),
             rng,
@@ -288,6 +296,10 @@ impl State {
                 self.disconnect(a, b);
             }
         } else if alive && !blocked && now_us >= pair.connect_us {
+            if !self.greet(a, b) {
+                return;
+            }
+            let pair = self.pair(a, b);
             pair.up = true;
             pair.epoch += 1;
             let epoch = pair.epoch;
@@ -314,6 +326,30 @@ impl State {
         }
     }
 
+    /// Whether both ends take the other's directory for the one that they know; the product's `net` refuses it otherwise.
+    fn greet(&mut self, a: usize, b: usize) -> bool {
+        let mut refused = false;
+        for (by, node) in [(a, b), (b, a)] {
+            let incarnation = self.incarnations[node];
+            if self.replaces[node].load(Ordering::Acquire) {
+                self.known[by].insert(node, incarnation);
+            }
+            let known = *self.known[by].entry(node).or_insert(incarnation);
+            if known != incarnation {
+                refused = true;
+                self.counts.add("network: refused for the directory");
+                let epoch = self.pair(a, b).epoch;
+                let in_us = self.delay();
+                self.news(node, by, epoch, What::Refused { known, incarnation }, in_us);
+            }
+        }
+        if refused {
+            let again = self.now_us + self.rng.between(10_000, 500_000);
+            self.pair(a, b).connect_us = again;
+        }
+        !refused
+    }
+
     fn arrive(&mut self, to: usize) {
         while let Some(first) = self.coming[to].first_entry() {
             if first.key().0 > self.now_us {
@@ -324,8 +360,10 @@ impl State {
             if matches!(item.what, What::Down) {
                 // What was received and not taken goes with the connection.
                 let epoch = item.epoch;
-                way.ready
-                    .retain(|item| item.epoch > epoch || matches!(item.what, What::Up { .. }));
+                way.ready.retain(|item| {
+                    item.epoch > epoch
+                        || matches!(item.what, What::Up { .. } | What::Refused { .. })
+                });
                 way.held = false;
             }
             way.ready.push_back(item);
@@ -368,7 +406,16 @@ impl State {
         self.deaf[node] = deaf;
     }
 
-    pub(crate) fn born(&mut self, node: usize, incarnation: u64, replaces: Arc<AtomicBool>) {
+    /// `known`: the directories that the node's peers are known with, by their ids.
+    pub(crate) fn born(
+        &mut self,
+        node: usize,
+        incarnation: u64,
+        replaces: Arc<AtomicBool>,
+        known: &[(u64, u64)],
+    ) {
+        let place = |&(id, incarnation): &(u64, u64)| (id as usize - 1, incarnation);
+        self.known[node] = known.iter().map(place).collect();
         self.incarnations[node] = incarnation;
         self.replaces[node] = replaces;
         self.alive[node] = true;

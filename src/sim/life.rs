@@ -139,7 +139,8 @@ pub(crate) fn open(
 }
 
 impl Life {
-    pub(crate) fn begin(start: Start<'_>) -> Result<(Self, Recovered), Refusal> {
+    /// Also tells the directories that its peers are known with.
+    pub(crate) fn begin(start: Start<'_>) -> Result<(Self, Recovered, Vec<(u64, u64)>), Refusal> {
         let Start {
             at,
             config,
@@ -152,6 +153,7 @@ impl Life {
         } = start;
         let (log, recovered) = open(disk, config)?;
         let state = begin(machine.as_mut(), &log, &recovered, config).map_err(Refusal::Machine)?;
+        let known = log.known_peers().list().to_vec();
         let reader = log.reader();
         let nobody = Waker::none;
         let made = graph::wire(
@@ -193,7 +195,7 @@ impl Life {
             applied: 0,
             compact: 0,
         };
-        Ok((life, recovered))
+        Ok((life, recovered, known))
     }
 
     /// One poll of one stage, as its thread would do it.

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use net::{Event, Handled, Lane, Reason, SendError};
+use net::{Event, Handled, Lane, Reason, Refusal, SendError};
 
 use crate::flow::link::Link;
 use crate::flow::replicate::Body;
@@ -111,6 +111,14 @@ impl Link for SimLink {
                             reason: Reason::Closed,
                         })
                     }
+                    &What::Refused { known, incarnation } => on(Event::Refused {
+                        peer,
+                        by_peer: true,
+                        refusal: Refusal::Incarnation {
+                            ours: known,
+                            theirs: incarnation,
+                        },
+                    }),
                     What::Frame { .. } if state.way(me, from).seen != Some(item.epoch) => continue,
                     What::Frame { kind, head, body } => on(Event::Frame {
                         peer,

@@ -57,7 +57,7 @@ impl World<'_> {
             clock: NodeClock::new(now_us, node.rate_ppm, node.wall_offset_us),
             nonce: self.chance.next(),
         });
-        let (life, recovered) = match begun {
+        let (life, recovered, known) = match begun {
             Ok(begun) => begun,
             Err(error) => return self.refused_to_start(at, &error),
         };
@@ -154,7 +154,7 @@ impl World<'_> {
         node.seen = (Role::Follower, 0);
         self.fabric
             .state()
-            .born(at, recovered.identity.incarnation, replaces);
+            .born(at, recovered.identity.incarnation, replaces, &known);
         self.counts.add("lives");
         let (last, term) = (recovered.last_index, recovered.vote.term);
         tell!(self, "n{} starts: entries to {last}, term {term}", at + 1);

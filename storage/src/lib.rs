@@ -50,6 +50,7 @@
 pub mod disk;
 mod error;
 mod evidence;
+mod exclusion;
 pub mod file;
 mod flight;
 mod flush;
@@ -88,6 +89,7 @@ mod tests;
 
 pub use disk::Disk;
 pub use error::StorageError;
+pub use exclusion::Exclusion;
 pub use file::{Dir, FlushWay, OnComplete};
 pub use flight::FlushState;
 pub use flush::DiskFlusher;

@@ -21,6 +21,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use crate::error::{Doing, StorageError};
+use crate::exclusion::Exclusion;
 use crate::file::{Dir, File, Flusher};
 use crate::flight::Flight;
 use crate::heal::Heal;
@@ -64,6 +65,8 @@ pub struct Recovered {
     pub decisions: Vec<Decision>,
     /// The directory does not hold all that it may have promised: until [`Log::healed`] the node neither votes nor stands.
     pub heal: Option<Heal>,
+    /// A peer has refused this directory: the node takes no part until its operator has decided.
+    pub excluded: Option<Exclusion>,
     /// This start has made the directory.
     pub is_new: bool,
 }

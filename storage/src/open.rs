@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::error::{Doing, StorageError};
+use crate::exclusion::Exclusion;
 use crate::file::{Dir, File, LockError};
 use crate::heal::{self, HEAL_NAME, Healing};
 use crate::identity::{Copies, IDENTITY_NAME, Identity};
@@ -233,6 +234,7 @@ pub(crate) fn open<D: Dir>(
         term_runs: std::mem::take(&mut loaded.term_runs),
         decisions: std::mem::take(&mut loaded.decisions),
         heal: healing.into_heal(vote),
+        excluded: Exclusion::read(&dir, &names)?,
         is_new,
     };
     let parts = Parts {

@@ -18,6 +18,7 @@
 use std::path::Path;
 
 use crate::error::{Doing, StorageError};
+use crate::exclusion::Exclusion;
 use crate::file::{Dir, File};
 use crate::identity::Copies;
 use crate::record::{u32_at, u64_at};
@@ -108,6 +109,14 @@ impl<D: Dir> KnownPeers<D> {
             }
             None => self.meet(node, incarnation).map(|_| ()),
         }
+    }
+
+    /// A peer has refused this directory: that is durable when this returns, see [`Exclusion`].
+    ///
+    /// # Errors
+    /// The file could not be written.
+    pub fn exclude(&self, exclusion: &Exclusion) -> Result<(), StorageError> {
+        exclusion.publish(&self.dir, self.sync)
     }
 
     fn publish(&self) -> Result<(), StorageError> {

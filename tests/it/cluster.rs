@@ -496,7 +496,11 @@ pub(crate) struct Info(HashMap<String, String>);
 
 impl Info {
     pub(crate) fn text(&self, field: &str) -> &str {
-        self.0.get(field).map_or("", String::as_str)
+        self.find(field).unwrap_or("")
+    }
+
+    pub(crate) fn find(&self, field: &str) -> Option<&str> {
+        self.0.get(field).map(String::as_str)
     }
 
     pub(crate) fn number(&self, field: &str) -> u64 {

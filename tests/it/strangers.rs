@@ -245,6 +245,46 @@ fn a_node_whose_directory_was_wiped_is_not_taken_back() {
 }
 
 #[test]
+fn two_nodes_whose_directories_were_wiped_do_not_elect_each_other() {
+    let mut cluster = Cluster::start(3);
+    assert_eq!(cluster.incr(1, "a"), 1);
+    cluster.until_equal();
+    for id in cluster.ids() {
+        cluster.kill(id);
+    }
+    for id in [2, 3] {
+        cluster.remove_data(id);
+    }
+    let is_excluded = |cluster: &Cluster, id| {
+        let info = cluster.info(id)?;
+        info.find("excluded").map(|why| {
+            assert!(why.contains("takes no part"), "{why}");
+            assert_eq!(info.number("leader"), 0, "{info}");
+        })
+    };
+    for id in cluster.ids() {
+        cluster.start_one(id);
+    }
+    for id in [2, 3] {
+        until("a wiped node is excluded", || {
+            is_excluded(&cluster, id).is_some()
+        });
+        assert!(cluster.log(id).contains("mount the volume"));
+    }
+    // They do not forget it when the one that knows is away.
+    for id in cluster.ids() {
+        cluster.kill(id);
+    }
+    for id in [2, 3] {
+        cluster.start_one(id);
+    }
+    for id in [2, 3] {
+        cluster.until_answers(id);
+        assert!(is_excluded(&cluster, id).is_some(), "from the start on");
+    }
+}
+
+#[test]
 fn two_processes_on_one_directory_are_told_apart() {
     let cluster = Cluster::start(3);
     let data = cluster.data(1);

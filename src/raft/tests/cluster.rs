@@ -82,6 +82,7 @@ impl Image {
             last_index: self.log.len() as u64,
             committed: 0,
             heal: None,
+            excluded: false,
             membership,
         }
     }
@@ -687,6 +688,7 @@ pub(super) fn settings() -> Settings {
         max_inflight_messages: 4,
         max_inflight_bytes: 4000,
         disk_stall_us: 400_000,
+        founding_wait_us: 0,
         lease_us: None,
     }
 }

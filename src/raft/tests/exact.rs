@@ -34,6 +34,7 @@ fn follower(terms: &[u64], commit: u64) -> Core {
         last_index: terms.len() as u64,
         committed: 0,
         heal: None,
+        excluded: false,
         membership: Membership::of_voters(vec![1, 2, 3]),
     };
     let mut settings = settings();

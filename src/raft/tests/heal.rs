@@ -15,6 +15,7 @@ fn restored(voters: &[u64], heal: Option<Heal>) -> Restored {
         last_index: 0,
         committed: 0,
         heal,
+        excluded: false,
         membership: Membership::of_voters(voters.to_vec()),
     }
 }

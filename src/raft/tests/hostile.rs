@@ -24,6 +24,7 @@ fn started(base_index: u64, seed: u64) -> Core {
         last_index: base_index + 6,
         committed: 0,
         heal: None,
+        excluded: false,
         membership: Membership::of_voters(vec![1, 2, 3]),
     };
     let mut settings = settings();

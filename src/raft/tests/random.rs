@@ -79,6 +79,7 @@ impl Rules {
             max_inflight_messages: self.max_inflight_messages,
             max_inflight_bytes: self.max_inflight_bytes,
             disk_stall_us: DISK_STALL_US,
+            founding_wait_us: 0,
             lease_us: None,
         }
     }

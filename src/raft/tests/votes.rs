@@ -14,6 +14,7 @@ fn restored(term: u64, vote: Option<u64>, term_runs: Vec<(u64, u64)>, last_index
         last_index,
         committed: 0,
         heal: None,
+        excluded: false,
         membership: Membership::of_voters(vec![1, 2, 3]),
     }
 }

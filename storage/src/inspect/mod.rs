@@ -20,6 +20,7 @@ pub use segment::{Bad, MarkSeen, SegmentReport, SegmentState};
 pub use small::{MetaReport, SlotSeen, Small};
 
 use crate::error::{Doing, StorageError};
+use crate::exclusion::Exclusion;
 use crate::file::Dir;
 use crate::heal::Heal;
 use crate::identity::Identity;
@@ -46,6 +47,8 @@ pub struct Inspection {
     pub peers: Small<Vec<(u64, u64)>>,
     /// The file `heal`.
     pub heal: Small<Heal>,
+    /// The file `excluded`.
+    pub excluded: Option<Exclusion>,
     /// The files in `log/`, by name.
     pub segments: Vec<SegmentReport>,
     /// The files in `snap/`: what was found, and what the next start does.
@@ -93,6 +96,11 @@ impl Inspection {
                 }
                 upto => format!("heal: the log may lack records up to {upto} that it promised"),
             });
+        }
+        if let Some(Exclusion { by, .. }) = self.excluded {
+            lines.push(format!(
+                "excluded: node {by} refused this directory, since it knows this node with another one"
+            ));
         }
         let bad = |decision: &&Decision| {
             matches!(decision.found, Found::Snapshot(SnapshotFound::Bad { .. }))
@@ -211,6 +219,7 @@ pub fn inspect_in<D: Dir>(dir: &ReadOnly<D>) -> Result<Inspection, StorageError>
     let incarnation = identity.value().map(|identity| identity.incarnation);
     let incarnation = incarnation.or(meta.in_force().map(|slot| slot.incarnation));
     let heal = small::heal(dir, has("heal"), incarnation)?;
+    let excluded = Exclusion::read(dir, &names)?;
     let segments = segment::all(dir, incarnation)?;
     let healing = !matches!(heal, Small::Missing);
     let survey = match identity.value() {
@@ -236,6 +245,7 @@ pub fn inspect_in<D: Dir>(dir: &ReadOnly<D>) -> Result<Inspection, StorageError>
         meta,
         peers,
         heal,
+        excluded,
         segments,
         snapshots,
     })

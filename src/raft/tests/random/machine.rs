@@ -322,6 +322,7 @@ impl Machine {
             last_index: self.log.last(),
             committed: self.disk.snapshot.last(),
             heal: self.disk.lost.as_ref().map(|(heal, _)| *heal),
+            excluded: false,
             membership: rules.membership.clone(),
         };
         let settings = rules.settings(self.id, rng.next());
