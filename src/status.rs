@@ -75,7 +75,7 @@ pub struct Status {
     /// A peer knows this node with another directory: it takes no part in elections and acknowledges nothing, until its
     /// operator has decided.
     pub excluded: Option<Exclusion>,
-    /// Peers that refuse this node, or that it refuses, as long as they are not connected.
+    /// Peers that refuse this node, or that it refuses, until they are heard again.
     pub refusals: Vec<RefusalStatus>,
     /// What was found bad on its disk since its process began, and what was done about it.
     pub repairs: Repairs,

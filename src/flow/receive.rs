@@ -32,7 +32,7 @@ pub(crate) struct Inbound {
     records: Box<dyn PeerRecords>,
     /// Peers that are connected with another directory than they are known with: nothing of theirs is heard.
     strangers: Vec<u64>,
-    /// The last refusal of each peer, in either direction, that was logged since the peer was up.
+    /// The last refusal of each peer, in either direction, since a frame came from it.
     refusals: Vec<(u64, bool, Refusal)>,
     /// A peer has refused this node's directory, and the consensus stage has not been told yet.
     exclusion_untold: bool,
@@ -149,7 +149,7 @@ impl Inbound {
     }
 
     /// This node and the peer do not talk to each other. That is logged once, however often it is tried again, and shown by
-    /// the status until the peer is up.
+    /// the status until a frame comes from the peer.
     fn refused(&mut self, peer: u64, by_peer: bool, refusal: Refusal) {
         if by_peer && let Refusal::Incarnation { ours, theirs } = refusal {
             self.exclude(Exclusion {
@@ -195,8 +195,6 @@ impl Inbound {
     /// Whether the peer that has connected is the one that it was.
     fn met(&mut self, peer: u64, incarnation: u64, replaces: bool) -> bool {
         self.strangers.retain(|stranger| *stranger != peer);
-        self.refusals.retain(|refusal| refusal.0 != peer);
-        self.shared.forget_refusal(peer);
         if replaces {
             tracing::warn!(
                 node = self.shared.id.0,
@@ -225,6 +223,11 @@ impl Inbound {
     }
 
     fn frame(&mut self, peer: u64, kind: u8, head: &[u8], body: &[u8]) -> Handled {
+        if !self.refusals.is_empty() {
+            // A refusal follows the hello: who says more than that does not refuse.
+            self.refusals.retain(|refusal| refusal.0 != peer);
+            self.shared.forget_refusal(peer);
+        }
         match wire::decode(kind, head) {
             Ok(wire::Frame::Message {
                 message: Message::Append(mut append),

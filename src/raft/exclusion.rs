@@ -10,7 +10,7 @@
 //! only the operator ends it.
 //!
 //! **Founding.** A node that has never taken part in anything - no term, no entry - first waits for the refusal that may come: it
-//! neither campaigns nor votes before it has been connected with every peer, or `founding_wait_us` is over. A leader of some term is
+//! neither campaigns nor votes before it has been connected with every peer for a quarter of an election timeout - a refusal comes at once -, or `founding_wait_us` is over. A leader of some term is
 //! followed at once. What is left: a majority of empty directories that cannot reach any of the others for so long elects a leader, and
 //! acknowledges. They find out when the first of the others is reached.
 
@@ -40,9 +40,18 @@ impl Core {
 
     /// Whether a peer's refusal may still come before this node has done anything.
     pub(super) fn awaits_peers(&self) -> bool {
+        let long_us = self.settings.election_timeout_us / 4;
+        let met = |since_us: &u64| self.now_us.saturating_sub(long_us) >= *since_us;
         self.term == 0
             && self.log.last() == 0
             && self.now_us < self.founding_until_us
-            && !self.unmet.is_empty()
+            && !self.unmet.iter().all(|(_, since_us)| met(since_us))
+    }
+
+    /// A peer is connected since `since_us`, or is not.
+    pub(super) fn meet(&mut self, peer: u64, since_us: u64) {
+        if let Some(unmet) = self.unmet.iter_mut().find(|(id, _)| *id == peer) {
+            unmet.1 = since_us;
+        }
     }
 }

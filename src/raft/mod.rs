@@ -202,8 +202,8 @@ pub(crate) struct Core {
     excluded: bool,
     /// See [`Core::awaits_peers`].
     founding_until_us: u64,
-    /// Peers that were never connected since the start.
-    unmet: Vec<u64>,
+    /// The other members, and since when each is connected: see [`Core::awaits_peers`].
+    unmet: Vec<(u64, u64)>,
     heal: Option<Heal>,
     lost_vote: Option<LostVote>,
     asking: Asking,
@@ -253,7 +253,10 @@ impl Core {
             })
             .collect();
         let everyone = restored.membership.everyone();
-        let unmet = everyone.filter(|&peer| peer != id).collect();
+        let unmet = everyone
+            .filter(|&peer| peer != id)
+            .map(|peer| (peer, u64::MAX))
+            .collect();
         let mut core = Self {
             rng: Rng::new(settings.seed),
             role: if restored.membership.is_voter(id) {
@@ -444,7 +447,7 @@ impl Core {
         let Some(at) = self.peers.iter().position(|peer| peer.id == id) else {
             return;
         };
-        self.unmet.retain(|&peer| peer != id);
+        self.meet(id, now_us);
         let peer = &mut self.peers[at];
         peer.up = true;
         peer.probe(peer.next);
@@ -457,6 +460,7 @@ impl Core {
     /// There is none any more: what was in flight is lost.
     pub(crate) fn peer_down(&mut self, now_us: u64, id: u64) {
         self.now_us = now_us;
+        self.meet(id, u64::MAX);
         if let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == id) {
             peer.up = false;
             peer.lose_in_flight();

@@ -138,9 +138,11 @@ pub(crate) fn open(
     )
 }
 
+/// A life, what its disk gave back, and the directories that its peers are known with.
+type Begun = (Life, Recovered, Vec<(u64, u64)>);
+
 impl Life {
-    /// Also tells the directories that its peers are known with.
-    pub(crate) fn begin(start: Start<'_>) -> Result<(Self, Recovered, Vec<(u64, u64)>), Refusal> {
+    pub(crate) fn begin(start: Start<'_>) -> Result<Begun, Refusal> {
         let Start {
             at,
             config,

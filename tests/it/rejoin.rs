@@ -75,11 +75,15 @@ fn without_the_word_of_its_operator_it_is_refused_and_says_what_to_do() {
         cluster.kill(lost);
         cluster.remove_data(lost);
         cluster.start_one(lost);
-        until_said(&cluster, lost, "this node is refused for its directory");
+        until_said(
+            &cluster,
+            lost,
+            "peer refuses this node: the node comes with",
+        );
         let log = cluster.log(lost);
         let line = log
             .lines()
-            .find(|line| line.contains("this node is refused for its directory"));
+            .find(|line| line.contains("peer refuses this node: the node comes with"));
         let line = line.expect("seen above");
         assert!(line.contains("--rejoin"), "{line}");
         let others: Vec<usize> = cluster.ids().filter(|id| *id != lost).collect();
@@ -119,7 +123,7 @@ fn the_old_directory_is_refused_when_it_comes_back_after_all() {
     );
     cluster.start_one(2); // The flag is still there, and says nothing about a directory that is not empty.
     until_said(&cluster, 2, "rejoin_with_nothing does nothing here");
-    until_said(&cluster, 2, "this node is refused for its directory");
+    until_said(&cluster, 2, "peer refuses this node: the node comes with");
     assert_eq!(cluster.incr(1, "a"), 3);
 
     cluster.kill(2);

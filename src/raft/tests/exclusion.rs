@@ -186,7 +186,8 @@ fn a_node_that_was_never_part_of_anything_waits_for_its_peers() {
     }
     assert_eq!((core.role(), core.term()), (Role::Follower, 0));
     core.peer_up(1_000_000, 3, &NoSizes);
-    assert_ne!(hears(&mut core, 1_000_000, 2, vote(1, true)), []);
+    assert_eq!(hears(&mut core, 1_000_000, 2, vote(1, true)), []);
+    assert_ne!(hears(&mut core, 1_025_000, 2, vote(1, true)), []);
     elect(&mut core, 2_000_000);
 
     let mut core = started(restored(0, false), WAIT);
