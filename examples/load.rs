@@ -66,6 +66,7 @@ struct Args {
 #[derive(Clone, Copy, ValueEnum)]
 enum Plan {
     Auto,
+    SeparateApply,
     Shared,
     PerStage,
 }
@@ -90,6 +91,7 @@ fn main() {
         nodes: args.nodes,
         threads: match args.threads {
             Plan::Auto => Threads::Auto,
+            Plan::SeparateApply => Threads::SeparateApply,
             Plan::Shared => Threads::Shared,
             Plan::PerStage => Threads::PerStage { cores: Vec::new() },
         },

@@ -28,10 +28,17 @@ pub struct Member {
 /// Which threads run the stages.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum Threads {
-    /// A thread per stage from 8 cores on, one shared thread below.
+    /// [`PerStage`](Threads::PerStage) from 8 cores on, [`SeparateApply`](Threads::SeparateApply) below.
     #[default]
     Auto,
-    /// All stages on one thread of the node's own: no hand-over on the way of an entry.
+    /// One thread for consensus, append and network; one for the state machine (apply); one for wakers and callbacks
+    /// (reply). User code runs on the latter two only: however long it takes, heartbeats, votes and acknowledgements go on.
+    SeparateApply,
+    /// All stages on one thread. **Only for user code that is always short**: while `apply`, `query`, `snapshot` (the
+    /// capture, not the writing), `leader_start`, a callback, a waker or a `notify` runs, the node sends no heartbeat, and one
+    /// that takes an election timeout deposes the leader. It saves the hand-over to the apply thread: benches/README.md has
+    /// what that costs. A driven node ([`Node::start_driven`](crate::Node::start_driven)) always runs so, on its embedder's
+    /// thread.
     Shared,
     /// Consensus, append, network, apply and reply each on a thread of its own. With `cores`, the threads are pinned
     /// to these cores in that order; fewer cores than threads go round.
@@ -141,7 +148,7 @@ pub struct Config {
     /// A proposal on a follower goes to the leader; otherwise it is answered `NotLeader`. Default: true.
     pub forward: bool,
 
-    /// Which threads run the stages. Default: by the number of cores.
+    /// Which threads run the stages. Default: by the number of cores, with user code apart.
     pub threads: Threads,
     /// What they do without work. Default: park after a grace of 50 µs.
     pub idle: IdleWay,

@@ -18,7 +18,7 @@ use crate::flow::shared::{Shared, Stop};
 use crate::pending::{Pending, Token, WAITING_CALLER};
 use crate::status::{RingStatus, Role, Status};
 use crate::wire::MAX_ATTACHED;
-use crate::{Config, Fault, Index, NodeId, ProposeError, StartError, StateMachine};
+use crate::{Config, Fault, Index, NodeId, ProposeError, StartError, StateMachine, Threads};
 
 pub use crate::flow::runner::Driver;
 
@@ -104,7 +104,8 @@ impl Node {
         Ok(Self::new(shared, doors, config, threads))
     }
 
-    /// Starts a node without threads: the embedder runs it by calling [`Driver::poll`] from a thread of its own.
+    /// Starts a node without threads: the embedder runs it by calling [`Driver::poll`] from a thread of its own. All stages
+    /// share that thread, whatever `Config::threads` says; see [`Threads::Shared`] for what that asks of user code.
     ///
     /// # Errors
     /// As [`start`](Node::start).
@@ -112,7 +113,8 @@ impl Node {
         config: Config,
         machine: impl StateMachine,
     ) -> Result<(Self, Driver), StartError> {
-        let config = config.checked()?;
+        let mut config = config.checked()?;
+        config.threads = Threads::Shared; // The embedder's thread is the one that is woken.
         let graph = graph::build(|| bind(&config), &config, Box::new(machine))?;
         let (shared, doors) = (graph.shared.clone(), graph.doors.clone());
         let (driver, threads) = graph.drive(&config)?;
@@ -266,7 +268,7 @@ impl Node {
     }
 
     /// Makes an outbox, for a thread that handles the answers to many requests. `notify` is called when its reader
-    /// sleeps (see [`Outbox::sleep`]) and an answer comes. `None` when the node has all the outboxes it can (15).
+    /// sleeps (see [`Outbox::sleep`]) and an answer comes: on the apply or the reply stage. `None` when the node has all the outboxes it can (15).
     pub fn outbox(&self, notify: impl Notify + 'static) -> Option<Outbox> {
         Outbox::open(self.inner.shared.table.clone(), notify)
     }

@@ -274,9 +274,13 @@ impl Table {
             self.consume(token, |_, _, _| ());
             return;
         }
-        let heard = self.sinks.push(sink, token) && !self.ended.load(Ordering::SeqCst);
-        if !heard && sink == WAITING_CALLER {
-            self.deliver(token);
+        let heard = self.sinks.push(sink, token);
+        if sink == WAITING_CALLER {
+            if self.ended.load(Ordering::SeqCst) {
+                self.deliver(token); // There is no reply stage any more.
+            } else if !heard {
+                self.sinks.miss();
+            }
         }
         if let Err(panic) = filled {
             resume_unwind(panic);
@@ -290,6 +294,15 @@ impl Table {
         // is woken, which every waiter bears.
         if slot.state.load(Ordering::Acquire) == token.state(DONE) {
             slot.waker.wake();
+        }
+    }
+
+    /// Wakes whoever waits on any answered slot: some did not find room in the reply stage's ring.
+    pub(crate) fn deliver_all(&self) {
+        for slot in &self.slots {
+            if slot.state.load(Ordering::Acquire) & PHASE == DONE {
+                slot.waker.wake(); // In an outbox's slot there is none.
+            }
         }
     }
 
@@ -384,11 +397,7 @@ impl Table {
             })
         });
         // The reply stage may have ended before the last answers came.
-        for slot in &self.slots {
-            if slot.state.load(Ordering::Acquire) & PHASE == DONE {
-                slot.waker.wake();
-            }
-        }
+        self.deliver_all();
     }
 
     /// Whether the request still waits for its answer.

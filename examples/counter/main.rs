@@ -121,6 +121,7 @@ fn parse_time(text: &str) -> Result<Duration, humantime::DurationError> {
 #[derive(Clone, Copy, ValueEnum)]
 enum Plan {
     Auto,
+    SeparateApply,
     Shared,
     PerStage,
 }
@@ -226,6 +227,7 @@ fn serve(args: &Serve) -> Result<(), Box<dyn std::error::Error>> {
         proposal_timeout: Duration::from_secs(10).max(args.election_timeout * 4),
         threads: match args.threads {
             Plan::Auto => Threads::Auto,
+            Plan::SeparateApply => Threads::SeparateApply,
             Plan::Shared => Threads::Shared,
             Plan::PerStage => Threads::PerStage { cores: Vec::new() },
         },

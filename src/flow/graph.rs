@@ -27,7 +27,7 @@ use crate::flow::rings::{
     Asked, AtIndex, Bulk, Doors, Entry, InBulk, InBulkKind, InSmall, InTransfer, News, Proposal,
     See, SendBulk, SendSmall, SendTransfer, Small, ToApply, ToConsensus, Wanted,
 };
-use crate::flow::runner::{self, Driver};
+use crate::flow::runner::{self, Driver, Layout};
 use crate::flow::saver::Saver;
 use crate::flow::shared::Shared;
 use crate::flow::sizes::Sizes;
@@ -70,13 +70,15 @@ pub(crate) struct Graph {
     pub(crate) stages: Stages,
     aside: Aside,
     sleepers: Sleepers,
-    per_stage: bool,
+    layout: Layout,
 }
 
-/// One a thread. In the shared plan there is the network's only: its thread sleeps in the poll of the sockets.
+/// One a thread. Stages that share the network's thread sleep with it, in the poll of the sockets.
 pub(crate) struct Sleepers {
     pub(crate) network: Sleeper,
-    pub(crate) others: Option<OtherSleepers>,
+    /// Where these have threads of their own.
+    pub(crate) core: Option<CoreSleepers>,
+    pub(crate) user: Option<UserSleepers>,
     pub(crate) aside: AsideSleepers,
 }
 
@@ -85,9 +87,13 @@ pub(crate) struct AsideSleepers {
     pub(crate) transfer: Sleeper,
 }
 
-pub(crate) struct OtherSleepers {
+pub(crate) struct CoreSleepers {
     pub(crate) consensus: Sleeper,
     pub(crate) append: Sleeper,
+}
+
+/// Of the stages that run user code.
+pub(crate) struct UserSleepers {
     pub(crate) apply: Sleeper,
     pub(crate) reply: Sleeper,
 }
@@ -112,11 +118,7 @@ pub(crate) fn build(
         what: "taking a random number".into(),
         source: std::io::Error::other(error.to_string()),
     })?;
-    let per_stage = match &config.threads {
-        Threads::Shared => false,
-        Threads::PerStage { .. } => true,
-        Threads::Auto => runner::cores() >= 8,
-    };
+    let layout = Layout::of(&config.threads, runner::cores());
 
     // The directory first: that another process has it says more than that its port is taken.
     let flush_bell = Arc::new(OnceLock::new());
@@ -130,14 +132,14 @@ pub(crate) fn build(
     let mut settings = net::Config::new(config.cluster_id(), u64::from(config.id.0), incarnation);
     (settings.known_incarnations, settings.replaces) = (known, replaces.clone());
     let mut net = open_net(listener()?, config, settings, nonce)?;
-    if let Some(fd) = log.completion_fd().filter(|_| !per_stage) {
+    if let Some(fd) = log.completion_fd().filter(|_| layout != Layout::PerStage) {
         net.watch(fd).map_err(|source| StartError::Io {
             what: "watching io_uring completions".into(),
             source,
         })?;
     }
 
-    let sleepers = Sleepers::new(&net, per_stage);
+    let sleepers = Sleepers::new(&net, layout);
     let wakers = sleepers.wakers();
     assert!(
         flush_bell.set(wakers.append.clone()).is_ok(),
@@ -168,7 +170,7 @@ pub(crate) fn build(
         stages: made.stages,
         aside: made.aside,
         sleepers,
-        per_stage,
+        layout,
     };
     graph.announce(config);
     Ok(graph)
@@ -517,12 +519,14 @@ impl<T: Send + Sync + 'static> WakeOnRelease for ringbuf::Receiver<T> {
 }
 
 impl Sleepers {
-    fn new(net: &Net<crate::flow::replicate::Body>, per_stage: bool) -> Self {
+    fn new(net: &Net<crate::flow::replicate::Body>, layout: Layout) -> Self {
         let net_waker = net.waker();
         let network = Sleeper::new(move || net_waker.wake());
-        let others = per_stage.then(|| OtherSleepers {
+        let core = (layout == Layout::PerStage).then(|| CoreSleepers {
             consensus: Sleeper::parking(),
             append: Sleeper::parking(),
+        });
+        let user = (layout != Layout::Shared).then(|| UserSleepers {
             apply: Sleeper::parking(),
             reply: Sleeper::parking(),
         });
@@ -532,23 +536,22 @@ impl Sleepers {
         };
         Self {
             network,
-            others,
+            core,
+            user,
             aside,
         }
     }
 
     fn wakers(&self) -> Wakers {
         let network = self.network.waker();
-        let of = |pick: fn(&OtherSleepers) -> &Sleeper| {
-            self.others
-                .as_ref()
-                .map_or_else(|| network.clone(), |others| pick(others).waker())
-        };
+        let or_network =
+            |own: Option<&Sleeper>| own.map_or_else(|| network.clone(), Sleeper::waker);
+        let (core, user) = (self.core.as_ref(), self.user.as_ref());
         Wakers {
-            consensus: of(|others| &others.consensus),
-            append: of(|others| &others.append),
-            apply: of(|others| &others.apply),
-            reply: of(|others| &others.reply),
+            consensus: or_network(core.map(|core| &core.consensus)),
+            append: or_network(core.map(|core| &core.append)),
+            apply: or_network(user.map(|user| &user.apply)),
+            reply: or_network(user.map(|user| &user.reply)),
             network,
             saver: self.aside.saver.waker(),
             transfer: self.aside.transfer.waker(),
@@ -716,12 +719,15 @@ impl Graph {
             .iter()
             .map(|ring| format!("{}:{}", ring.name(), ring.capacity()))
             .collect();
-        let threads = match (self.per_stage, &config.threads) {
-            (true, Threads::PerStage { cores }) if !cores.is_empty() => {
+        let threads = match (self.layout, &config.threads) {
+            (Layout::PerStage, Threads::PerStage { cores }) if !cores.is_empty() => {
                 format!("consensus append network apply reply, on cores {cores:?}")
             }
-            (true, _) => "consensus append network apply reply".to_owned(),
-            (false, _) => "one for all stages".to_owned(),
+            (Layout::PerStage, _) => "consensus append network apply reply".to_owned(),
+            (Layout::SeparateApply, _) => {
+                "node (consensus, append, network) apply reply".to_owned()
+            }
+            (Layout::Shared, _) => "one for all stages".to_owned(),
         };
         tracing::info!(
             node = config.id.0,
@@ -732,7 +738,7 @@ impl Graph {
             rings = rings.join(" "),
             "propose -> consensus -> entry -> append | send -> network -> in -> consensus -> apply -> replied -> reply"
         );
-        runner::warn_of_foot_guns(config, self.per_stage);
+        runner::warn_of_foot_guns(config, self.layout);
         if config.flush == Flush::Never {
             tracing::warn!(
                 node = config.id.0,

@@ -12,6 +12,7 @@ pub(crate) mod spill;
 
 pub(crate) mod append;
 
+pub(crate) mod current;
 pub(crate) mod link;
 pub(crate) mod log_clock;
 pub(crate) mod receive;

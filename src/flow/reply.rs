@@ -2,15 +2,18 @@
 //!
 //! Whoever answers a request (apply, or the consensus stage that refuses it) writes the answer into its slot and
 //! puts the slot's token on the ring of its sink. Sink 0 is read here: callers are woken and callbacks run on this
-//! stage, so that neither costs the apply stage anything. Every other sink is an [`Outbox`], read by the user.
+//! stage, so that neither costs the apply stage anything. Every other sink is an [`Outbox`], read by the user; its `notify`
+//! is called by the apply stage, or here.
+//!
+//! Invariant: a thread that must not wait for user code ([`current`]) runs none of it: no waker, no callback, no `notify`.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ringbuf::{ManySender, Notify, Receiver, Sleeper, Waker};
 
+use crate::flow::current;
 use crate::pending::{Table, Token};
 use crate::{Index, ProposeError};
 
@@ -29,6 +32,42 @@ pub(crate) struct Sinks {
     /// A bit for each sink whose reader has gone.
     closed: AtomicU64,
     capacity: usize,
+    bells: Arc<Bells>,
+    /// Sink 0 was full: the reply stage looks through the whole table.
+    missed: AtomicBool,
+    reply_stage: Waker,
+}
+
+/// The notifications of outboxes.
+#[derive(Default)]
+struct Bells {
+    notify: [Mutex<Option<Arc<dyn Notify>>>; SINKS],
+    /// A bit for each outbox whose notification the reply stage owes.
+    owed: AtomicU64,
+}
+
+impl Bells {
+    fn set(&self, at: usize, notify: Option<Arc<dyn Notify>>) {
+        let place = self.notify[at].lock();
+        let before = std::mem::replace(&mut *place.unwrap_or_else(PoisonError::into_inner), notify);
+        drop(before); // The lock is released: this may run user code.
+    }
+
+    /// Rings what is owed. Returns how many that were.
+    fn ring_owed(&self) -> usize {
+        if self.owed.load(Ordering::Acquire) == 0 {
+            return 0;
+        }
+        let owed = self.owed.swap(0, Ordering::AcqRel);
+        for at in (0..SINKS).filter(|at| owed & (1 << at) != 0) {
+            let place = self.notify[at].lock();
+            let notify = place.unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(notify) = notify {
+                notify.notify();
+            }
+        }
+        owed.count_ones() as usize
+    }
 }
 
 impl Sinks {
@@ -39,6 +78,9 @@ impl Sinks {
             taken: AtomicU64::new(1),
             closed: AtomicU64::new(0),
             capacity: capacity.next_power_of_two(),
+            bells: Arc::default(),
+            missed: AtomicBool::new(false),
+            reply_stage: reply_stage.clone(),
         };
         let receiver = sinks.open(0, "replied", reply_stage);
         (sinks, receiver)
@@ -57,7 +99,32 @@ impl Sinks {
         self.closed.load(Ordering::Acquire) & (1 << sink) != 0
     }
 
-    /// True when the sink took it; for sink 0 the caller wakes by itself otherwise.
+    /// The notification of outbox `at`: at once, or by the reply stage when this thread must not wait for user code.
+    fn bell(&self, at: usize, notify: impl Notify + 'static) -> impl Notify + 'static {
+        let notify: Arc<dyn Notify> = Arc::new(notify);
+        self.bells.set(at, Some(notify.clone()));
+        let (bells, reply_stage) = (self.bells.clone(), self.reply_stage.clone());
+        move || {
+            if current::runs_user_code() {
+                notify.notify();
+            } else {
+                bells.owed.fetch_or(1 << at, Ordering::AcqRel);
+                reply_stage.wake();
+            }
+        }
+    }
+
+    /// Sink 0 did not take an answer: the reply stage finds it by itself.
+    pub(crate) fn miss(&self) {
+        self.missed.store(true, Ordering::Release);
+        self.reply_stage.wake();
+    }
+
+    fn has_missed(&self) -> bool {
+        self.missed.load(Ordering::Acquire)
+    }
+
+    /// True when the sink took it. Sink 0 may be full; then see [`miss`](Sinks::miss).
     pub(crate) fn push(&self, sink: u32, token: Token) -> bool {
         let ring = self.rings[sink as usize]
             .get()
@@ -76,13 +143,22 @@ pub(crate) struct ReplyStage {
 impl ReplyStage {
     pub(crate) fn poll(&mut self) -> usize {
         let table = &self.table;
-        self.replied.drain(TURN, |mark| {
+        let mut work = self.replied.drain(TURN, |mark| {
             table.deliver(Token(mark.0.load(Ordering::Relaxed)))
-        })
+        });
+        let sinks = table.sinks();
+        if sinks.has_missed() && sinks.missed.swap(false, Ordering::AcqRel) {
+            table.deliver_all();
+            work += 1;
+        }
+        work + sinks.bells.ring_owed()
     }
 
     pub(crate) fn has_work(&mut self) -> bool {
+        let sinks = self.table.sinks();
         !self.replied.is_empty()
+            || sinks.has_missed()
+            || sinks.bells.owed.load(Ordering::Acquire) != 0
     }
 }
 
@@ -114,7 +190,7 @@ impl Outbox {
         if id >= SINKS as u64 {
             return None;
         }
-        let sleeper = Sleeper::new(notify);
+        let sleeper = Sleeper::new(table.sinks().bell(id as usize, notify));
         let ring = table.sinks().open(id as usize, "outbox", sleeper.waker());
         Some(Self {
             table,
@@ -156,6 +232,7 @@ impl Drop for Outbox {
         // Answers that nobody will read free their slots, those that come later too.
         let sinks = self.table.sinks();
         sinks.closed.fetch_or(1 << self.id, Ordering::AcqRel);
+        sinks.bells.set(self.id as usize, None);
         while self.drain(1024, |_, _, _| ()) > 0 {}
     }
 }

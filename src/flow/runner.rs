@@ -16,7 +16,8 @@ use crate::flow::append::Append;
 use crate::flow::apply::Apply;
 use crate::flow::clock::micros;
 use crate::flow::consensus::Consensus;
-use crate::flow::graph::{AsideSleepers, OtherSleepers, Sleepers};
+use crate::flow::current::Current;
+use crate::flow::graph::{AsideSleepers, Sleepers};
 use crate::flow::link::GroupLink;
 use crate::flow::replicate::Network;
 use crate::flow::reply::ReplyStage;
@@ -26,8 +27,8 @@ use crate::flow::stages::{Aside, Stages};
 use crate::flow::transfer::Transfer;
 use crate::{Config, Fault, IdleWay, StartError, Threads};
 
-/// The longest sleep: a thread looks round now and then, should all else fail.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// The longest sleep of a thread that has nothing to do in an idle node.
+const LONGEST_IDLE_SLEEP: Duration = Duration::from_secs(10);
 /// In a thread of its own the append stage sleeps this long at the most while a flush runs whose end nobody announces.
 const FLUSH_LOOK: Duration = Duration::from_micros(20);
 
@@ -39,6 +40,11 @@ type NetNetwork = Network<GroupLink>;
 
 /// What a thread runs: its stages, as one.
 pub(crate) trait Plan: Send + 'static {
+    /// Whether wakers, callbacks and notifications may run on its thread.
+    const RUNS_USER_CODE: bool = false;
+    /// The longest sleep: a thread looks round now and then, should all else fail.
+    const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
     /// One turn. Returns how much was done.
     fn turn(&mut self, now_us: u64) -> Result<usize, Fault>;
     /// Whether another turn would find something.
@@ -56,12 +62,36 @@ pub(crate) trait Plan: Send + 'static {
     fn close(&mut self);
 }
 
+/// Which stages share a thread: [`Threads`] without `Auto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    Shared,
+    SeparateApply,
+    PerStage,
+}
+
+impl Layout {
+    pub(crate) fn of(threads: &Threads, cores: usize) -> Self {
+        match threads {
+            Threads::Shared => Self::Shared,
+            Threads::SeparateApply => Self::SeparateApply,
+            Threads::PerStage { .. } => Self::PerStage,
+            Threads::Auto if cores >= 8 => Self::PerStage,
+            Threads::Auto => Self::SeparateApply,
+        }
+    }
+}
+
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-pub(crate) fn warn_of_foot_guns(config: &Config, per_stage: bool) {
-    let threads = if per_stage { 5 } else { 1 };
+pub(crate) fn warn_of_foot_guns(config: &Config, layout: Layout) {
+    let threads = match layout {
+        Layout::Shared => 1,
+        Layout::SeparateApply => 3,
+        Layout::PerStage => 5,
+    };
     if matches!(config.idle, IdleWay::Spin) && threads > cores() {
         tracing::warn!(
             node = config.id.0,
@@ -105,6 +135,8 @@ impl SharedPlan {
 }
 
 impl Plan for SharedPlan {
+    const RUNS_USER_CODE: bool = true;
+
     /// In the order in which an entry passes, so that one turn carries it as far as it can go; what is sent leaves before
     /// the own flush begins.
     fn turn(&mut self, now_us: u64) -> Result<usize, Fault> {
@@ -147,6 +179,53 @@ impl Plan for SharedPlan {
         if let Err(fault) = self.stages.close(settle) {
             self.shared.fail(fault);
         }
+    }
+}
+
+/// The stages that run no user code, on one thread, which sleeps in the network's poll.
+struct CorePlan {
+    consensus: Consensus,
+    append: DiskAppend,
+    network: NetNetwork,
+}
+
+impl Plan for CorePlan {
+    /// In the order of [`SharedPlan`].
+    fn turn(&mut self, now_us: u64) -> Result<usize, Fault> {
+        let Self {
+            consensus,
+            append,
+            network,
+            ..
+        } = self;
+        let mut work = network.receive(Some(Duration::ZERO))?;
+        work += append.finish(now_us)?;
+        work += consensus.poll(now_us);
+        work += append.write(now_us)?;
+        work += network.send();
+        work += append.flush(now_us)?;
+        Ok(work)
+    }
+
+    fn has_work(&mut self) -> bool {
+        self.consensus.has_work() || self.append.has_work() || self.network.has_work()
+    }
+
+    fn deadline_us(&self) -> u64 {
+        self.consensus.deadline_us().min(self.append.deadline_us())
+    }
+
+    fn sleep(&mut self, timeout: Duration) -> Result<(), Fault> {
+        self.network.receive(Some(timeout)).map(drop)
+    }
+
+    fn drained(&mut self) -> bool {
+        !self.has_work() && !self.append.flushing()
+    }
+
+    fn close(&mut self) {
+        self.consensus.close();
+        self.append.close_or_fail();
     }
 }
 
@@ -215,6 +294,9 @@ impl Plan for NetNetwork {
 }
 
 impl Plan for Apply {
+    const RUNS_USER_CODE: bool = true;
+    const LONGEST_SLEEP: Duration = LONGEST_IDLE_SLEEP;
+
     fn turn(&mut self, now_us: u64) -> Result<usize, Fault> {
         self.poll(now_us)
     }
@@ -233,6 +315,9 @@ impl Plan for Apply {
 }
 
 impl Plan for ReplyStage {
+    const RUNS_USER_CODE: bool = true;
+    const LONGEST_SLEEP: Duration = LONGEST_IDLE_SLEEP;
+
     fn turn(&mut self, _: u64) -> Result<usize, Fault> {
         Ok(self.poll())
     }
@@ -251,6 +336,8 @@ impl Plan for ReplyStage {
 }
 
 impl Plan for DiskSaver {
+    const RUNS_USER_CODE: bool = true;
+
     fn turn(&mut self, now_us: u64) -> Result<usize, Fault> {
         Ok(self.poll(now_us))
     }
@@ -298,11 +385,16 @@ struct Runner<P: Plan> {
 
 impl<P: Plan> Runner<P> {
     fn run(mut self) {
+        let _entered = self.current().enter();
         while self.step() {}
         self.plan.close();
         if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.shared.end();
         }
+    }
+
+    fn current(&self) -> Current {
+        Current::of(Arc::as_ptr(&self.shared.table), P::RUNS_USER_CODE)
     }
 
     /// One turn, and the idling after it. False when the thread should end.
@@ -348,7 +440,7 @@ impl<P: Plan> Runner<P> {
         if let Some(drain_until) = self.drain_until_us {
             until = until.min(drain_until).min(now_us + 1000);
         }
-        let timeout = Duration::from_micros(until.saturating_sub(now_us)).min(LONGEST_SLEEP);
+        let timeout = Duration::from_micros(until.saturating_sub(now_us)).min(P::LONGEST_SLEEP);
         if timeout.is_zero() {
             return true;
         }
@@ -374,7 +466,7 @@ pub(crate) fn spawn(
     sleepers: Sleepers,
     config: &Config,
 ) -> Result<Vec<JoinHandle<()>>, StartError> {
-    let Some(others) = sleepers.others else {
+    let Some(user) = sleepers.user else {
         let starter = Starter::new(shared.clone(), config, 3);
         let mut threads = starter.start_aside(aside, sleepers.aside)?;
         let plan = SharedPlan::new(shared, stages, config);
@@ -388,19 +480,23 @@ pub(crate) fn spawn(
         apply,
         reply,
     } = stages;
-    let OtherSleepers {
-        consensus: of_consensus,
-        append: of_append,
-        apply: of_apply,
-        reply: of_reply,
-    } = others;
-    let starter = Starter::new(shared, config, 7);
+    let count = if sleepers.core.is_some() { 7 } else { 5 };
+    let starter = Starter::new(shared, config, count);
     let mut threads = starter.start_aside(aside, sleepers.aside)?;
-    threads.push(starter.start("consensus", 0, consensus, of_consensus)?);
-    threads.push(starter.start("append", 1, append, of_append)?);
-    threads.push(starter.start("network", 2, network, sleepers.network)?);
-    threads.push(starter.start("apply", 3, apply, of_apply)?);
-    threads.push(starter.start("reply", 4, reply, of_reply)?);
+    if let Some(core) = sleepers.core {
+        threads.push(starter.start("consensus", 0, consensus, core.consensus)?);
+        threads.push(starter.start("append", 1, append, core.append)?);
+        threads.push(starter.start("network", 2, network, sleepers.network)?);
+    } else {
+        let plan = CorePlan {
+            consensus,
+            append,
+            network,
+        };
+        threads.push(starter.start("node", 0, plan, sleepers.network)?);
+    }
+    threads.push(starter.start("apply", 3, apply, user.apply)?);
+    threads.push(starter.start("reply", 4, reply, user.reply)?);
     Ok(threads)
 }
 
@@ -559,6 +655,7 @@ impl Driver {
         let Some(runner) = &mut self.runner else {
             return false;
         };
+        let _entered = runner.current().enter();
         let now_us = runner.shared.clock.now_us();
         let work = match runner.plan.turn(now_us) {
             Ok(work) => work,
@@ -604,6 +701,7 @@ impl Driver {
 
     fn end(&mut self) {
         if let Some(mut runner) = self.runner.take() {
+            let _entered = runner.current().enter();
             runner.shared.request_stop(Stop::Drain);
             runner.plan.close();
             runner.shared.end();
@@ -614,5 +712,19 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_code_shares_a_thread_with_consensus_only_where_that_was_asked_for() {
+        for cores in [1, 2, 4, 7, 8, 64] {
+            let layout = Layout::of(&Threads::Auto, cores);
+            assert_ne!(layout, Layout::Shared, "{cores} cores");
+            assert_eq!(Layout::of(&Threads::Shared, cores), Layout::Shared);
+        }
     }
 }

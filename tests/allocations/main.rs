@@ -93,6 +93,7 @@ fn no_entry_costs_an_allocation() {
         // The longest commands that travel inside their slots, and such as do not.
         ("shared", Threads::Shared, 256, false),
         ("long commands", Threads::Shared, 4096, false),
+        ("apply apart", Threads::SeparateApply, 16, false),
         ("a thread per stage", per_stage, 16, false),
         // Short answers lie in the table of sessions itself.
         ("in a session", Threads::Shared, 16, true),

@@ -2,6 +2,7 @@
 //! nodes are started; the tests are in the modules below.
 
 mod answers;
+mod blocking;
 mod group;
 mod life;
 mod reads;
@@ -179,7 +180,11 @@ fn hasty(config: &mut Config) {
     config.proposal_timeout = Duration::from_millis(600);
 }
 
-const PLANS: [Threads; 2] = [Threads::Shared, Threads::PerStage { cores: Vec::new() }];
+const PLANS: [Threads; 3] = [
+    Threads::Shared,
+    Threads::SeparateApply,
+    Threads::PerStage { cores: Vec::new() },
+];
 
 fn start_alone(
     dir: &Path,

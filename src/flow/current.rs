@@ -1,0 +1,48 @@
+//! Which node's thread this is, if any, and whether user code may run on it.
+
+use std::cell::Cell;
+
+thread_local! {
+    static CURRENT: Cell<Current> = const { Cell::new(Current::ELSEWHERE) };
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Current {
+    /// The node, by the address of its table of requests; 0: none.
+    node: usize,
+    /// User code that takes long holds up nobody but user code here.
+    runs_user_code: bool,
+}
+
+impl Current {
+    const ELSEWHERE: Self = Self {
+        node: 0,
+        runs_user_code: true,
+    };
+
+    pub(crate) fn of<T>(node: *const T, runs_user_code: bool) -> Self {
+        Self {
+            node: node as usize,
+            runs_user_code,
+        }
+    }
+
+    /// Marks this thread, until what is returned is dropped.
+    pub(crate) fn enter(self) -> Entered {
+        Entered(CURRENT.replace(self))
+    }
+}
+
+/// A thread that is marked.
+pub(crate) struct Entered(Current);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        CURRENT.set(self.0);
+    }
+}
+
+/// Whether wakers, callbacks and notifications may run on this thread.
+pub(crate) fn runs_user_code() -> bool {
+    CURRENT.get().runs_user_code
+}
