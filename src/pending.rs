@@ -523,15 +523,13 @@ impl Pending {
     /// be short; a panic in it is caught and logged.
     pub fn then(mut self, callback: impl FnOnce(Result<Reply, ProposeError>) + Send + 'static) {
         self.taken = true; // From here on the slot is the callback's.
-        let waker = Waker::from(Arc::new(RunOnce {
+        Arc::new(RunOnce {
             table: self.table.clone(),
             token: self.token,
+            wakes: AtomicU32::new(0),
             callback: Mutex::new(Some(Box::new(callback))),
-        }));
-        self.slot().waker.register(&waker);
-        if self.slot().state.load(Ordering::Acquire) == self.token.state(DONE) {
-            waker.wake();
-        }
+        })
+        .wake();
     }
 }
 
@@ -572,25 +570,61 @@ impl Drop for Pending {
     }
 }
 
-/// A callback in the shape of a waker: the first wake after the answer runs it.
+/// A callback in the shape of a waker. A wake-up is a hint, never a promise: the one who looked at the slot's previous round
+/// may wake this one. So each wake-up looks for the answer, and registers again when there is none.
 struct RunOnce {
     table: Arc<Table>,
     token: Token,
+    /// Wake-ups since the look that is under way began; 0 when none is. It stays above 0 once the callback has run.
+    wakes: AtomicU32,
     callback: Mutex<Option<Callback>>,
 }
 
 impl Wake for RunOnce {
     fn wake(self: Arc<Self>) {
+        // One look at a time, and no recursion: registering may wake at once. Whoever looks does so again for the others.
+        if self.wakes.fetch_add(1, Ordering::AcqRel) > 0 {
+            return;
+        }
+        let waker = Waker::from(self.clone());
+        let mut seen = 1;
+        while !self.run_if_answered(&waker) {
+            match self
+                .wakes
+                .compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Acquire)
+            {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+}
+
+impl RunOnce {
+    fn run_if_answered(&self, waker: &Waker) -> bool {
+        let slot = &self.table.slots[self.token.slot()];
+        let is_answered = || slot.state.load(Ordering::Acquire) == self.token.state(DONE);
+        if !is_answered() {
+            slot.waker.register(waker);
+            if !is_answered() {
+                return false;
+            }
+        }
+        // Until the answer is collected the slot is ours. A waker left in it would keep this callback, and with it the
+        // table, for as long as the slot is not waited for again.
+        drop(slot.waker.take());
         let callback = self
             .callback
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let Some(callback) = callback else { return };
         let result = self.table.collect(self.token);
-        if catch_unwind(AssertUnwindSafe(|| callback(result))).is_err() {
+        if let Some(callback) = callback
+            && catch_unwind(AssertUnwindSafe(|| callback(result))).is_err()
+        {
             tracing::error!("a callback of Pending::then panicked; its request itself is answered");
         }
+        true
     }
 }
 
@@ -606,3 +640,6 @@ thread_local! {
     /// Made once a thread, so that waiting allocates nothing.
     static THREAD_WAKER: Waker = Waker::from(Arc::new(Unpark(std::thread::current())));
 }
+
+#[cfg(test)]
+mod tests;

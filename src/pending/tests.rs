@@ -1,0 +1,111 @@
+//! The table of requests without a node: who is woken, and when.
+
+use std::sync::atomic::AtomicUsize;
+
+use ringbuf::Receiver;
+
+use super::*;
+use crate::flow::clock::Clock;
+use crate::flow::reply::Mark;
+
+const SLOTS: usize = 64;
+
+fn table() -> (Arc<Table>, Receiver<Mark>) {
+    let (sinks, replied) = Sinks::new(SLOTS, ringbuf::Waker::none());
+    let hops = Arc::new(Hops::new(Clock::system()));
+    (Arc::new(Table::new(SLOTS, 64, 0, sinks, hops)), replied)
+}
+
+fn request(table: &Arc<Table>) -> Pending {
+    let token = table
+        .take(WAITING_CALLER, 0, 0, b"")
+        .expect("a slot is free");
+    Pending::new(table.clone(), token)
+}
+
+/// A waker that counts.
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_callback_that_is_woken_early_waits_for_its_answer() {
+    let (table, _replied) = table();
+    let pending = request(&table);
+    let token = pending.token;
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hear = heard.clone();
+    pending.then(move |answer| hear.lock().expect("no panic").push(answer));
+    for _ in 0..3 {
+        // As by whoever saw the answer to the slot's previous round, and wakes only now.
+        table.slots[token.slot()].waker.wake();
+        assert!(heard.lock().expect("no panic").is_empty());
+    }
+    table.complete(token, Ok(7), b"seven");
+    for _ in 0..3 {
+        table.deliver(token);
+    }
+    let heard = heard.lock().expect("no panic");
+    let reply = Reply {
+        index: 7,
+        bytes: b"seven".to_vec(),
+    };
+    assert_eq!(*heard, [Ok(reply)], "once");
+    assert_eq!(table.taken(), 0);
+}
+
+#[test]
+fn wake_ups_from_many_threads_run_a_callback_once_and_behind_its_answer() {
+    let (table, _replied) = table();
+    for round in 0..2000 {
+        let pending = request(&table);
+        let token = pending.token;
+        let (answered, called) = (Arc::new(AtomicBool::new(false)), Arc::new(Count::default()));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while called.0.load(Ordering::SeqCst) == 0 {
+                        table.slots[token.slot()].waker.wake();
+                        std::thread::yield_now();
+                    }
+                });
+            }
+            let (see, call) = (answered.clone(), called.clone());
+            pending.then(move |answer| {
+                assert!(see.load(Ordering::SeqCst) && answer.is_ok());
+                call.wake();
+            });
+            answered.store(true, Ordering::SeqCst);
+            table.complete(token, Ok(round), b"");
+            table.deliver(token);
+        });
+        assert_eq!(called.0.load(Ordering::SeqCst), 1, "round {round}");
+    }
+    assert_eq!(table.taken(), 0);
+}
+
+#[test]
+fn a_callback_that_has_run_leaves_nothing_in_its_slot() {
+    let (table, _replied) = table();
+    for is_early in [true, false] {
+        let pending = request(&table);
+        let token = pending.token;
+        let kept = Arc::new(());
+        let held = kept.clone();
+        if is_early {
+            table.complete(token, Ok(1), b"");
+        }
+        pending.then(move |_| drop(held));
+        if !is_early {
+            table.complete(token, Ok(1), b"");
+            table.deliver(token);
+        }
+        assert_eq!(Arc::strong_count(&kept), 1);
+        assert_eq!(Arc::strong_count(&table), 1, "no cycle keeps the table");
+    }
+}
