@@ -147,6 +147,9 @@ pub enum Fault {
     StateMachine(Arc<str>),
     /// The event loop of the network failed as a whole (one peer's trouble never does).
     Network(Arc<str>),
+    /// A stage of the node panicked; the text names the stage and the message. A bug of ringraft, or of what it calls, such as
+    /// a `tracing` subscriber. Nothing was written, flushed or acknowledged by that stage afterwards: start the node again.
+    Panic(Arc<str>),
 }
 
 impl fmt::Display for Fault {
@@ -155,6 +158,7 @@ impl fmt::Display for Fault {
             Self::Storage(what) => write!(f, "storage: {what}"),
             Self::StateMachine(what) => write!(f, "state machine: {what}"),
             Self::Network(what) => write!(f, "network: {what}"),
+            Self::Panic(what) => write!(f, "panic: {what}"),
         }
     }
 }

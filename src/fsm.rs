@@ -72,7 +72,8 @@ pub trait StateMachine: Send + 'static {
         let _ = term;
     }
 
-    /// This node no longer leads in `term`. Every `leader_start` is followed by one of these, at shutdown at the latest.
+    /// This node no longer leads in `term`. Every `leader_start` is followed by one of these, at shutdown at the latest,
+    /// unless the machine has failed: what has panicked or returned an error is not called again.
     fn leader_stop(&mut self, term: Term) {
         let _ = term;
     }

@@ -12,6 +12,7 @@ use ringbuf::Notify;
 use crate::committed::{self, Committed, ReadCommittedError};
 use crate::flow::clock::micros;
 use crate::flow::graph;
+use crate::flow::guard;
 use crate::flow::reply::{Outbox, OutboxId};
 use crate::flow::rings::{Ask, Doors, See};
 use crate::flow::shared::{Shared, Stop};
@@ -493,10 +494,8 @@ impl Inner {
             if thread.thread().id() == std::thread::current().id() {
                 continue; // The last handle was dropped by a callback: this thread ends by itself.
             }
-            if thread.join().is_err() {
-                self.shared.fail(Fault::StateMachine(
-                    "a thread of the node panicked; its message is above".into(),
-                ));
+            if let Err(panic) = thread.join() {
+                self.shared.fail(guard::fault("unknown", &*panic));
             }
         }
         self.shared.fault().map_or(Ok(()), Err)

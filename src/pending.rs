@@ -26,6 +26,7 @@ use atomic_waker::AtomicWaker;
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 
+use crate::flow::guard;
 use crate::flow::hops::Hops;
 use crate::flow::reply::Sinks;
 use crate::{Index, ProposeError};
@@ -65,6 +66,13 @@ struct Slot {
     tag: AtomicU64,
     waker: AtomicWaker,
     answer: UnsafeCell<Answer>,
+}
+
+impl Slot {
+    /// Wakes whoever is registered: a task's waker is its runtime's code, and a callback its user's.
+    fn wake(&self) {
+        guard::contain("the waker of a request", || self.waker.wake());
+    }
 }
 
 struct Answer {
@@ -293,7 +301,7 @@ impl Table {
         // When the caller looked by itself and took the answer, the slot may be in its next round: a waker too many
         // is woken, which every waiter bears.
         if slot.state.load(Ordering::Acquire) == token.state(DONE) {
-            slot.waker.wake();
+            slot.wake();
         }
     }
 
@@ -301,7 +309,7 @@ impl Table {
     pub(crate) fn deliver_all(&self) {
         for slot in &self.slots {
             if slot.state.load(Ordering::Acquire) & PHASE == DONE {
-                slot.waker.wake(); // In an outbox's slot there is none.
+                slot.wake(); // In an outbox's slot there is none.
             }
         }
     }
@@ -386,13 +394,14 @@ impl Table {
     }
 
     /// Answers everything that is left, when the node has ended. A request that slips in meanwhile sees
-    /// [`ended`](Table::ended) after it took its slot, and is answered by its own caller.
-    pub(crate) fn abandon_all(&self) {
+    /// [`ended`](Table::ended) after it took its slot, and is answered by its own caller. `in_doubt`: it is not certain that
+    /// what bears no term went nowhere.
+    pub(crate) fn abandon_all(&self, in_doubt: bool) {
         self.ended.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         self.sweep(|slot| {
             Some(match slot.term.load(Ordering::Acquire) {
-                NOT_SENT => ProposeError::Stopped,
+                NOT_SENT if !in_doubt => ProposeError::Stopped,
                 _ => ProposeError::Unknown,
             })
         });
@@ -619,10 +628,8 @@ impl RunOnce {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let result = self.table.collect(self.token);
-        if let Some(callback) = callback
-            && catch_unwind(AssertUnwindSafe(|| callback(result))).is_err()
-        {
-            tracing::error!("a callback of Pending::then panicked; its request itself is answered");
+        if let Some(callback) = callback {
+            guard::contain("a callback of Pending::then", || callback(result));
         }
         true
     }

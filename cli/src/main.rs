@@ -14,6 +14,7 @@ mod snapshot;
 mod target;
 mod verify;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -173,7 +174,8 @@ fn main() -> ExitCode {
         Err(Failed::Said(text)) => {
             // What was found before that is shown first; nobody reading it is no news.
             let _ = out.flush();
-            eprintln!("ringraft: {text}");
+            // Nobody may read this either; the exit code says it, too.
+            let _ = writeln!(std::io::stderr(), "ringraft: {text}");
             ExitCode::from(2)
         }
     }

@@ -4,6 +4,7 @@
 //! Each load thread has a session: an increment whose outcome it does not learn is sent again, to another node if need be, and
 //! counts once all the same. So the account at the end is exact.
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -123,16 +124,24 @@ impl Cluster {
     }
 }
 
+/// A line on standard output; the demonstration ends when nobody takes it.
+macro_rules! say {
+    ($($line:tt)*) => {
+        writeln!(std::io::stdout(), $($line)*)
+            .map_err(|error| format!("writing to standard output: {error}"))?
+    };
+}
+
 /// Runs the demonstration; an error is what disagrees.
 pub fn run(seconds: u64, data: Option<&Path>) -> Result<(), Failure> {
     let temporary = match data {
         Some(parent) => tempfile::tempdir_in(parent)?,
         None => tempfile::tempdir()?,
     };
-    println!("three nodes in {}, flushes on", temporary.path().display());
+    say!("three nodes in {}, flushes on", temporary.path().display());
     let cluster = Cluster::start(temporary.path())?;
     let leader = cluster.leader()?;
-    println!(
+    say!(
         "node {} leads; {} increments in flight for {seconds} s",
         leader + 1,
         INFLIGHT * NODES as usize
@@ -157,7 +166,7 @@ pub fn run(seconds: u64, data: Option<&Path>) -> Result<(), Failure> {
     while start.elapsed() < time {
         std::thread::sleep(Duration::from_millis(500));
         let done = account.acknowledged.load(Ordering::Relaxed);
-        println!(
+        say!(
             "{:5.1} s  {:>9} increments  {:>8}/s",
             start.elapsed().as_secs_f64(),
             done,
@@ -169,7 +178,7 @@ pub fn run(seconds: u64, data: Option<&Path>) -> Result<(), Failure> {
             account
                 .killed_us
                 .store(start.elapsed().as_micros() as u64, Ordering::SeqCst);
-            println!("         killed node {}, the leader", at + 1);
+            say!("         killed node {}, the leader", at + 1);
             killed = Some(at);
         }
     }
@@ -183,12 +192,12 @@ pub fn run(seconds: u64, data: Option<&Path>) -> Result<(), Failure> {
 
     let result = check(&cluster, &account);
     let latency = latency.lock().unwrap_or_else(PoisonError::into_inner);
-    report(&cluster, &account, &latency, seconds);
+    report(&cluster, &account, &latency, seconds)?;
     result?;
     for node in read(&cluster.nodes).iter().flatten() {
         node.shutdown()?;
     }
-    println!(
+    say!(
         "all accounted for: each of {} increments counted exactly once, {} tries without an outcome and {} refused ones among them",
         account.acknowledged.load(Ordering::SeqCst),
         account.unknown.load(Ordering::SeqCst),
@@ -222,7 +231,7 @@ fn check(cluster: &Cluster, account: &Account) -> Result<(), Failure> {
         answers.push(value);
     }
     let acknowledged = account.acknowledged.load(Ordering::SeqCst);
-    println!("values (at index): {answers:?}");
+    say!("values (at index): {answers:?}");
     for (node, &(value, _)) in nodes.iter().zip(&answers) {
         if value != acknowledged {
             return Err(format!(
@@ -242,7 +251,12 @@ fn check(cluster: &Cluster, account: &Account) -> Result<(), Failure> {
     Ok(())
 }
 
-fn report(cluster: &Cluster, account: &Account, latency: &Histogram<u64>, seconds: f64) {
+fn report(
+    cluster: &Cluster,
+    account: &Account,
+    latency: &Histogram<u64>,
+    seconds: f64,
+) -> Result<(), Failure> {
     let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
     let acknowledged = count(&account.acknowledged);
     let away_us = count(&account.back_us).saturating_sub(count(&account.killed_us));
@@ -251,32 +265,33 @@ fn report(cluster: &Cluster, account: &Account, latency: &Histogram<u64>, second
         .ok()
         .and_then(|at| read(&cluster.nodes)[at].clone())
         .map(|node| node.status());
-    println!();
-    println!("acknowledged          {acknowledged}");
-    println!("unknown and repeated  {}", count(&account.unknown));
-    println!("refused and repeated  {}", count(&account.refused));
-    println!(
+    say!();
+    say!("acknowledged          {acknowledged}");
+    say!("unknown and repeated  {}", count(&account.unknown));
+    say!("refused and repeated  {}", count(&account.refused));
+    say!(
         "throughput            {:.0}/s",
         acknowledged as f64 / seconds
     );
     for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
-        println!(
+        say!(
             "latency {name:6}        {:.2} ms",
             latency.value_at_quantile(quantile) as f64 / 1e3
         );
     }
-    println!(
+    say!(
         "without a leader      {:.0} ms (election timeout {} ms)",
         away_us as f64 / 1e3,
         ELECTION_TIMEOUT.as_millis()
     );
     if let Some(status) = status {
-        println!(
+        say!(
             "entries per flush     {:.1}",
             status.flushed_entries as f64 / status.flushes.max(1) as f64
         );
-        println!("flushes by            {}", status.flush_way);
+        say!("flushes by            {}", status.flush_way);
     }
+    Ok(())
 }
 
 /// One thread that keeps increments in flight, on its own node while that runs.

@@ -7,13 +7,14 @@ mod commands;
 mod connection;
 mod demo;
 mod info;
+mod log;
 mod machine;
 mod resp;
 mod saves;
 mod server;
 mod store;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ use ringraft::session::{Limits, Sessions};
 use ringraft::{Config, Flush, Lease, Member, Node, NodeId, Threads};
 use tracing_subscriber::EnvFilter;
 
+use crate::log::Log;
 use crate::server::{End, Server};
 
 #[derive(Parser)]
@@ -171,37 +173,51 @@ fn main() -> ExitCode {
     let filter = match EnvFilter::try_new(&cli.demo.log) {
         Ok(filter) => filter,
         Err(error) => {
-            eprintln!("--log {:?}: {error}", cli.demo.log);
+            // Nobody may read it, which changes nothing.
+            let _ = writeln!(std::io::stderr(), "--log {:?}: {error}", cli.demo.log);
             return ExitCode::from(2);
         }
     };
+    let log = match Log::start() {
+        Ok(log) => log,
+        Err(error) => {
+            let _ = writeln!(
+                std::io::stderr(),
+                "counter: starting the log's thread: {error}"
+            );
+            return ExitCode::FAILURE;
+        }
+    };
+    let lines = log.lines();
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(colours)
-        .with_writer(std::io::stderr)
+        .with_writer(move || lines.clone())
+        // Its last resort is a macro that panics when standard error is gone.
+        .log_internal_errors(false)
         .init();
     let done = match &cli.command {
         None => demo::run(cli.demo.seconds, cli.demo.data.as_deref()),
-        Some(What::Serve(args)) => serve(args),
+        Some(What::Serve(args)) => serve(args, &log),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("counter: {error}");
+            log.line(&format!("counter: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
-fn serve(args: &Serve) -> Result<(), Box<dyn std::error::Error>> {
+fn serve(args: &Serve, log: &Log) -> Result<(), Box<dyn std::error::Error>> {
     if args.no_sync {
-        eprintln!(
-            "WARNING: --no-sync: nothing is flushed; acknowledged writes may be lost in a power cut"
+        log.line(
+            "WARNING: --no-sync: nothing is flushed; acknowledged writes may be lost in a power cut",
         );
     }
     let Some(me) = args.members.iter().find(|member| member.id == args.id) else {
-        eprintln!("--id {}: not in --members", args.id);
+        let _ = writeln!(std::io::stderr(), "--id {}: not in --members", args.id);
         std::process::exit(2);
     };
     // Thousands of clients need as many descriptors; what the system does not grant is found out when one knocks.

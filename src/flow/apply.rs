@@ -9,7 +9,6 @@
 //!
 //! Invariant: an entry is given to the state machine at most once per process, whatever the state machine does.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,6 +23,7 @@ use storage::record::{self, Header};
 
 use crate::flow::clock::micros;
 use crate::flow::desk::{Job, Returned};
+use crate::flow::guard::text;
 use crate::flow::hops::Stamp;
 use crate::flow::occasion::Occasion;
 use crate::flow::portion::Portion;
@@ -481,7 +481,9 @@ impl Apply {
 
     /// Ends leadership for the state machine; requests that are left are answered by the node.
     pub(crate) fn close(&mut self) {
-        if let Some(term) = self.leading.take() {
+        // A machine that has panicked or returned an error is not called again.
+        let failed = matches!(self.shared.fault(), Some(Fault::StateMachine(_)));
+        if let Some(term) = self.leading.take().filter(|_| !failed) {
             // A node whose machine is with the saver follows, and has been told so or will never be.
             let Some(machine) = &mut self.machine else {
                 return;
@@ -542,13 +544,4 @@ fn guard(what: &str, index: Index, run: impl FnOnce()) -> Result<(), Fault> {
 
 fn machine_fault(what: &str) -> Fault {
     Fault::StateMachine(what.into())
-}
-
-/// What a panic said.
-pub(crate) fn text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("a panic without a message")
 }

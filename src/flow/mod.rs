@@ -32,5 +32,6 @@ pub(crate) mod transfer;
 
 pub(crate) mod begin;
 pub(crate) mod graph;
+pub(crate) mod guard;
 pub(crate) mod runner;
 pub(crate) mod stages;

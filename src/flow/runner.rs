@@ -4,6 +4,7 @@
 //! that and has looked again (`ringbuf::Sleeper`). The stages know nothing of it.
 
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -18,6 +19,7 @@ use crate::flow::clock::micros;
 use crate::flow::consensus::Consensus;
 use crate::flow::current::Current;
 use crate::flow::graph::{AsideSleepers, Sleepers};
+use crate::flow::guard;
 use crate::flow::link::GroupLink;
 use crate::flow::replicate::Network;
 use crate::flow::reply::ReplyStage;
@@ -58,8 +60,10 @@ pub(crate) trait Plan: Send + 'static {
     }
     /// Whether everything that was taken is done, so that a draining node may end.
     fn drained(&mut self) -> bool;
-    /// The end, in order.
+    /// The end, in order. Never called after a panic.
     fn close(&mut self);
+    /// Which stage runs, for a fault.
+    fn stage(&self) -> &'static str;
 }
 
 /// Which stages share a thread: [`Threads`] without `Auto`.
@@ -122,6 +126,8 @@ pub(crate) struct SharedPlan {
     shared: Arc<Shared>,
     stages: Stages,
     idle: Idle,
+    /// The stage that runs.
+    at: &'static str,
 }
 
 impl SharedPlan {
@@ -130,6 +136,7 @@ impl SharedPlan {
             shared,
             stages,
             idle: idle(config),
+            at: "network",
         }
     }
 }
@@ -147,14 +154,24 @@ impl Plan for SharedPlan {
             apply,
             reply,
         } = &mut self.stages;
+        let at = &mut self.at;
+        *at = "network";
         let mut work = network.receive(Some(Duration::ZERO))?;
+        *at = "append";
         work += append.finish(now_us)?;
+        *at = "consensus";
         work += consensus.poll(now_us);
+        *at = "append";
         work += append.write(now_us)?;
+        *at = "apply";
         work += apply.poll(now_us)?;
+        *at = "reply";
         work += reply.poll();
+        *at = "network";
         work += network.send();
+        *at = "append";
         work += append.flush(now_us)?;
+        *at = "idle";
         Ok(work)
     }
 
@@ -176,9 +193,14 @@ impl Plan for SharedPlan {
 
     fn close(&mut self) {
         let settle = self.shared.stop() == Stop::Drain;
+        self.at = "closing";
         if let Err(fault) = self.stages.close(settle) {
             self.shared.fail(fault);
         }
+    }
+
+    fn stage(&self) -> &'static str {
+        self.at
     }
 }
 
@@ -187,6 +209,8 @@ struct CorePlan {
     consensus: Consensus,
     append: DiskAppend,
     network: NetNetwork,
+    /// The stage that runs.
+    at: &'static str,
 }
 
 impl Plan for CorePlan {
@@ -196,14 +220,21 @@ impl Plan for CorePlan {
             consensus,
             append,
             network,
-            ..
+            at,
         } = self;
+        *at = "network";
         let mut work = network.receive(Some(Duration::ZERO))?;
+        *at = "append";
         work += append.finish(now_us)?;
+        *at = "consensus";
         work += consensus.poll(now_us);
+        *at = "append";
         work += append.write(now_us)?;
+        *at = "network";
         work += network.send();
+        *at = "append";
         work += append.flush(now_us)?;
+        *at = "idle";
         Ok(work)
     }
 
@@ -224,8 +255,13 @@ impl Plan for CorePlan {
     }
 
     fn close(&mut self) {
+        self.at = "closing";
         self.consensus.close();
         self.append.close_or_fail();
+    }
+
+    fn stage(&self) -> &'static str {
+        self.at
     }
 }
 
@@ -244,6 +280,9 @@ impl Plan for Consensus {
     }
     fn close(&mut self) {
         Consensus::close(self);
+    }
+    fn stage(&self) -> &'static str {
+        "consensus"
     }
 }
 
@@ -272,6 +311,9 @@ impl Plan for DiskAppend {
     fn close(&mut self) {
         self.close_or_fail();
     }
+    fn stage(&self) -> &'static str {
+        "append"
+    }
 }
 
 impl Plan for NetNetwork {
@@ -291,6 +333,9 @@ impl Plan for NetNetwork {
         !NetNetwork::has_work(self)
     }
     fn close(&mut self) {}
+    fn stage(&self) -> &'static str {
+        "network"
+    }
 }
 
 impl Plan for Apply {
@@ -311,6 +356,9 @@ impl Plan for Apply {
     }
     fn close(&mut self) {
         Apply::close(self);
+    }
+    fn stage(&self) -> &'static str {
+        "apply"
     }
 }
 
@@ -333,6 +381,9 @@ impl Plan for ReplyStage {
     fn close(&mut self) {
         while self.poll() > 0 {}
     }
+    fn stage(&self) -> &'static str {
+        "reply"
+    }
 }
 
 impl Plan for DiskSaver {
@@ -352,6 +403,9 @@ impl Plan for DiskSaver {
         !Saver::has_work(self)
     }
     fn close(&mut self) {}
+    fn stage(&self) -> &'static str {
+        "saver"
+    }
 }
 
 impl Plan for DiskTransfer {
@@ -368,6 +422,9 @@ impl Plan for DiskTransfer {
         true
     }
     fn close(&mut self) {}
+    fn stage(&self) -> &'static str {
+        "transfer"
+    }
 }
 
 /// One thread: a plan, how it idles, and the way out.
@@ -385,11 +442,38 @@ struct Runner<P: Plan> {
 
 impl<P: Plan> Runner<P> {
     fn run(mut self) {
+        self.guarded(|runner| {
+            while runner.step() {}
+            runner.plan.close();
+        });
+        self.leave();
+    }
+
+    /// Runs something of the plan. After a panic the node has failed, and the plan is to be left as it is.
+    fn guarded<T>(&mut self, run: impl FnOnce(&mut Self) -> T) -> Option<T> {
         let _entered = self.current().enter();
-        while self.step() {}
-        self.plan.close();
-        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.shared.end();
+        match catch_unwind(AssertUnwindSafe(|| run(self))) {
+            Ok(done) => Some(done),
+            Err(panic) => {
+                self.shared.fail(guard::fault(self.plan.stage(), &*panic));
+                None
+            }
+        }
+    }
+
+    /// Lets go of what the stages hold, and then of those who wait for the last of them.
+    fn leave(self) {
+        let _entered = self.current().enter();
+        let Self {
+            plan,
+            shared,
+            running,
+            ..
+        } = self;
+        // The state machine goes with it, whose end is code of the embedder.
+        guard::contain("dropping a stage", || drop(plan));
+        if running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            shared.end();
         }
     }
 
@@ -444,6 +528,11 @@ impl<P: Plan> Runner<P> {
         if timeout.is_zero() {
             return true;
         }
+        self.sleep(timeout)
+    }
+
+    /// Sleeps until there is something to do, or for `timeout`. False when the sleep itself failed, and with it the node.
+    fn sleep(&mut self, timeout: Duration) -> bool {
         let shared = &self.shared;
         let (plan, before) = (RefCell::new(&mut self.plan), shared.stop());
         let mut slept = Ok(());
@@ -492,6 +581,7 @@ pub(crate) fn spawn(
             consensus,
             append,
             network,
+            at: "network",
         };
         threads.push(starter.start("node", 0, plan, sleepers.network)?);
     }
@@ -655,19 +745,30 @@ impl Driver {
         let Some(runner) = &mut self.runner else {
             return false;
         };
-        let _entered = runner.current().enter();
-        let now_us = runner.shared.clock.now_us();
-        let work = match runner.plan.turn(now_us) {
-            Ok(work) => work,
-            Err(fault) => {
-                runner.shared.fail(fault);
-                0
+        let turn = runner.guarded(|runner| {
+            let now_us = runner.shared.clock.now_us();
+            let work = match runner.plan.turn(now_us) {
+                Ok(work) => work,
+                Err(fault) => {
+                    runner.shared.fail(fault);
+                    0
+                }
+            };
+            let goes_on = work > 0 || runner.goes_on(now_us);
+            (work > 0, goes_on && runner.shared.stop() != Stop::Now)
+        });
+        match turn {
+            Some((worked, goes_on)) => {
+                if !goes_on {
+                    self.end();
+                }
+                worked
             }
-        };
-        if (work == 0 && !runner.goes_on(now_us)) || runner.shared.stop() == Stop::Now {
-            self.end();
+            None => {
+                self.leave();
+                false
+            }
         }
-        work > 0
     }
 
     /// Sleeps until something comes that a [`poll`](Driver::poll) would take, or for `limit`.
@@ -682,15 +783,8 @@ impl Driver {
                 .saturating_sub(runner.shared.clock.now_us()),
         );
         let timeout = limit.min(deadline);
-        let shared = &runner.shared;
-        let (plan, before) = (RefCell::new(&mut runner.plan), shared.stop());
-        let mut slept = Ok(());
-        runner.sleeper.sleep(
-            || plan.borrow_mut().has_work() || shared.stop() != before,
-            || slept = plan.borrow_mut().sleep(timeout),
-        );
-        if let Err(fault) = slept {
-            shared.fail(fault);
+        if runner.guarded(|runner| runner.sleep(timeout)).is_none() {
+            self.leave();
         }
     }
 
@@ -700,11 +794,16 @@ impl Driver {
     }
 
     fn end(&mut self) {
-        if let Some(mut runner) = self.runner.take() {
-            let _entered = runner.current().enter();
+        if let Some(runner) = &mut self.runner {
             runner.shared.request_stop(Stop::Drain);
-            runner.plan.close();
-            runner.shared.end();
+            runner.guarded(|runner| runner.plan.close());
+        }
+        self.leave();
+    }
+
+    fn leave(&mut self) {
+        if let Some(runner) = self.runner.take() {
+            runner.leave();
         }
     }
 }

@@ -10,6 +10,7 @@ use storage::Reader;
 use crate::flow::clock::Clock;
 use crate::flow::desk::Desk;
 use crate::flow::errand::Errand;
+use crate::flow::guard;
 use crate::flow::hops::Hops;
 use crate::flow::rings::Marks;
 use crate::flow::spill::Spill;
@@ -234,15 +235,18 @@ impl Shared {
 
     /// The node can no longer keep its promises: it says why, once, and ends.
     pub(crate) fn fail(&self, fault: Fault) {
-        tracing::error!(node = self.id.0, "stops: {fault}");
+        let text = fault.to_string();
         let _ = self.fault.set(fault);
         self.request_stop(Stop::Now);
+        guard::log(|| tracing::error!(node = self.id.0, "stops: {text}"));
     }
 
     /// The last thread has ended: nobody will answer any more, and nobody is led or followed.
     pub(crate) fn end(&self) {
         self.set_face(self.term(), Role::Follower, None);
-        self.table.abandon_all();
+        // A stage that panicked may have handed a request on without a note of it.
+        let in_doubt = matches!(self.fault.get(), Some(Fault::Panic(_)));
+        self.table.abandon_all(in_doubt);
     }
 
     /// Whether no request of this node waits for its answer.
@@ -265,7 +269,15 @@ impl Shared {
             .store((role as u64) << 32 | leader, Ordering::Release);
     }
 
+    /// What this node is to others: nothing more once it has failed or was stopped at once, whatever its stages last said.
     pub(crate) fn role(&self) -> Role {
+        match self.stop() {
+            Stop::Now => Role::Follower,
+            _ => self.role_of_consensus(),
+        }
+    }
+
+    fn role_of_consensus(&self) -> Role {
         match self.face.load(Ordering::Acquire) >> 32 {
             0 => Role::Follower,
             1 => Role::Candidate,
@@ -276,12 +288,12 @@ impl Shared {
 
     /// Whether this node leads in `term`, at this moment.
     pub(crate) fn leads(&self, term: u64) -> bool {
-        self.role() == Role::Leader && self.term() == term
+        self.role_of_consensus() == Role::Leader && self.term() == term
     }
 
     pub(crate) fn leader(&self) -> Option<NodeId> {
         let leader = self.face.load(Ordering::Acquire) as u32;
-        (leader != 0).then_some(NodeId(leader))
+        (leader != 0 && self.stop() != Stop::Now).then_some(NodeId(leader))
     }
 
     pub(crate) fn peer_status(&self) -> Vec<PeerStatus> {

@@ -208,7 +208,7 @@ impl World<'_> {
         let expected = match &fault {
             Fault::Storage(_) => armed.error || armed.power || armed.full || node.damaged.is_some(),
             Fault::StateMachine(_) => armed.panic,
-            Fault::Network(_) => false,
+            Fault::Network(_) | Fault::Panic(_) => false,
         };
         if !expected {
             broken(

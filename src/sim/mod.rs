@@ -52,7 +52,7 @@ pub(crate) use self::invariants::Broken;
 
 use self::trace::Listener;
 use self::world::World;
-use crate::flow::apply::text;
+use crate::flow::guard::text;
 
 /// What to run.
 #[derive(Clone, Debug)]

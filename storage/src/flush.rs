@@ -205,7 +205,10 @@ impl Shared {
 
             let mut outcome = Ok(());
             for file in files.drain(..) {
-                if let Err(source) = file.sync() {
+                // A thread that is gone would never answer, and the log would wait for ever: a panic is a failed flush.
+                let synced = catch_unwind(AssertUnwindSafe(|| file.sync()))
+                    .unwrap_or_else(|_| Err(io::Error::other("the flush panicked")));
+                if let Err(source) = synced {
                     outcome = Err(FlushError {
                         path: file.path().into(),
                         source,

@@ -37,6 +37,8 @@ struct Server {
     data: PathBuf,
     log: PathBuf,
     more: Vec<String>,
+    /// Where standard error goes instead of `log`.
+    stderr: Option<File>,
 }
 
 /// What came of a write.
@@ -126,6 +128,7 @@ impl Cluster {
                 data: dir.path().join(format!("data-{id}")),
                 log: dir.path().join(format!("log-{id}")),
                 more: Vec::new(),
+                stderr: None,
             })
             .collect();
         let members = members(&servers);
@@ -170,6 +173,11 @@ impl Cluster {
         self.server_mut(id).more = args.iter().map(|&arg| arg.to_owned()).collect();
     }
 
+    /// Where a server's standard error goes at its next start.
+    pub(crate) fn set_stderr(&mut self, id: usize, to: File) {
+        self.server_mut(id).stderr = Some(to);
+    }
+
     pub(crate) fn client_port(&self, id: usize) -> u16 {
         self.server(id).client
     }
@@ -193,10 +201,11 @@ impl Cluster {
             .append(true)
             .open(&server.log);
         let log = log.expect("a log file in the temporary directory");
+        let stdout = log.try_clone().expect("a second handle of the log");
         let child = command(id, &server.data, members, &server.more)
             .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle of the log"))
-            .stderr(log)
+            .stdout(stdout)
+            .stderr(server.stderr.take().unwrap_or(log))
             .spawn()
             .expect("the counter starts");
         server.child = Some(child);

@@ -1,5 +1,9 @@
 //! The counter in everyday use: any Redis client, any node, restarts in order.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+
 use redis::{Connection, Value};
 
 use crate::cluster::{Cluster, Outcome, incr};
@@ -293,5 +297,38 @@ fn a_numbered_command_counts_once_on_whichever_server_it_is_sent_again() {
     assert!(error.contains("EXPIRED"), "{error}");
     for id in cluster.ids() {
         assert_eq!(cluster.get(id, "a"), 12, "on server {id}");
+    }
+}
+
+#[test]
+fn a_server_whose_log_goes_nowhere_serves_and_leaves_in_order() {
+    let (gone, closed) = std::io::pipe().expect("a pipe");
+    drop(gone);
+    let (_unread, mut stalled) = std::io::pipe().expect("a pipe");
+    stalled
+        .write_all(&[b'.'; 64 << 10])
+        .expect("as much as a pipe takes");
+    let full = File::options().write(true).open("/dev/full");
+    let ends = [
+        (
+            "nobody reads it any more",
+            File::from(OwnedFd::from(closed)),
+        ),
+        (
+            "its reader stands still",
+            File::from(OwnedFd::from(stalled)),
+        ),
+        ("its disk is full", full.expect("a device of the system")),
+    ];
+    for (what, end) in ends {
+        let mut cluster = Cluster::prepare(1);
+        cluster.set_stderr(1, end);
+        cluster.start_one(1);
+        cluster.until_leader();
+        for count in 1..=3 {
+            assert_eq!(cluster.incr(1, "a"), count, "{what}");
+        }
+        let left = cluster.terminate(1);
+        assert!(left.success(), "{what}: {left}");
     }
 }

@@ -5,6 +5,7 @@ mod answers;
 mod blocking;
 mod group;
 mod life;
+mod panics;
 mod reads;
 mod retries;
 mod slow;
