@@ -13,6 +13,7 @@ use std::time::Duration;
 use ringraft::{Config, Consistency, Fault, Member, Node, NodeId, ProposeError, Role};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber};
 
 use crate::api::{Journal, Machine, PLANS, alone, answer, commit, number, small};
@@ -78,6 +79,10 @@ impl Subscriber for Trap {
             && thread
                 .name()
                 .is_some_and(|name| name.starts_with(self.threads))
+    }
+    /// Asked for each event: the answer is another on each thread.
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
     }
     fn new_span(&self, _: &Attributes<'_>) -> Id {
         Id::from_u64(1)
