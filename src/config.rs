@@ -1,10 +1,16 @@
 //! Every limit and choice of a node, with its default and what it does.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::StartError;
 use crate::flow::clock::COUNTS_SUSPENSION;
+
+/// The longest election timeout: deadlines are small multiples of it.
+const LONGEST_ELECTION: Duration = Duration::from_secs(3600);
+/// The longest of the other times, so that no deadline is out of a clock's reach.
+const LONGEST_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Names a node for its whole life: never an address, and never given to another node. `1 ..= u32::MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -111,10 +117,12 @@ pub enum Flush {
 pub struct Config {
     /// Who this node is.
     pub id: NodeId,
-    /// Its directory; made when missing. One process at a time.
+    /// Its directory; made when missing. One process at a time. A relative path is one from where the process stands when the
+    /// node starts, wherever it goes later.
     pub data_dir: PathBuf,
     /// The voters. The same list on every node; it founds the cluster on the first start, when the directory is empty. A
-    /// later start with a different list is refused, since that would be another cluster: nothing is lost by it.
+    /// later start with a different list is refused, since that would be another cluster: nothing is lost by it. Ids and
+    /// addresses differ from each other, and each address is one that the others can connect to.
     pub members: Vec<Member>,
     /// Keeps apart clusters that can reach each other. Default: the members' ids and addresses do. With a number of
     /// your own (the same on every node) only their ids count beside it, so that members may move to other addresses.
@@ -131,11 +139,12 @@ pub struct Config {
     /// directory is refused by all who know the old one.
     pub rejoin_with_nothing: bool,
 
-    /// A follower that hears nothing for one to two of these stands for election. Default: 1 s. Minimum: 10 ms.
+    /// A follower that hears nothing for one to two of these stands for election. Default: 1 s. Minimum: 10 ms. Maximum: 1 hour.
     pub election_timeout: Duration,
-    /// A leader shows itself at least this often. Default: a tenth of the election timeout, when zero.
+    /// A leader shows itself at least this often. Default: a tenth of the election timeout, when zero. Maximum: half of it.
     pub heartbeat: Duration,
-    /// A request that is not decided by then is answered `Unknown`. Default: 10 s.
+    /// A request that is not decided by then is answered `Unknown`. Default: 10 s. Minimum: the election timeout. Maximum: 365
+    /// days.
     pub proposal_timeout: Duration,
     /// Lets this node answer [`Consistency::Lease`](crate::Consistency::Lease) by a lease while it leads, and promise one to
     /// its leader. Default: `None`, such reads are confirmed by a round as others are.
@@ -156,7 +165,7 @@ pub struct Config {
     /// How bytes are made durable. Default: by probing.
     pub flush: Flush,
     /// The size of a log segment file; each is written once ahead of need. Default: 64 MiB. Minimum: 64 KiB and four
-    /// times the largest entry.
+    /// times the largest entry. Maximum: 16 GiB. A multiple of 4096.
     pub segment_bytes: u64,
 
     /// The longest command, in bytes. Default: 1 MiB. Maximum: 16 MiB.
@@ -173,11 +182,12 @@ pub struct Config {
     pub propose_ring: usize,
     /// The slots of the entry ring, each a batch. A power of two. Default: 64.
     pub entry_ring: usize,
-    /// Entries that are encoded, written and flushed together. Default: 256 KiB; a longer single entry goes alone.
+    /// Entries that are encoded, written and flushed together. Default: 256 KiB; a longer single entry goes alone. Maximum: 256
+    /// MiB.
     pub max_batch_bytes: usize,
-    /// Entries that one message carries to a peer. Default: 256 KiB; a longer single entry goes alone.
+    /// Entries that one message carries to a peer. Default: 256 KiB; a longer single entry goes alone. Maximum: 256 MiB.
     pub max_append_bytes: usize,
-    /// Messages with entries on their way to one peer, unanswered. Default: 256.
+    /// Messages with entries on their way to one peer, unanswered. Default: 256. Maximum: 65,536.
     pub max_inflight_messages: usize,
     /// Bytes of entries on their way to one peer, unanswered. Default: 8 MiB.
     pub max_inflight_bytes: usize,
@@ -192,18 +202,18 @@ pub struct Config {
     /// Likewise after so many entries. 0: not by entries. Default: 0.
     pub snapshot_every_entries: u64,
     /// Likewise after so long, if anything was applied; the first time after a part of it that chance decides, so that the
-    /// nodes do not do it at once. Zero: not by time. Default: zero.
+    /// nodes do not do it at once. Zero: not by time. Default: zero. Maximum: 365 days.
     pub snapshot_every: Duration,
     /// Entries before the newest snapshot that stay in the log, for followers that are only a little behind: as many, and no
     /// more bytes than [`Config::snapshot_every_bytes`] and a segment (0: whatever they have). Default: 65,536.
     pub log_tail_entries: u64,
-    /// Bytes of a snapshot on their way to one follower. Default: 4 MiB. Minimum: 1 KiB.
+    /// Bytes of a snapshot on their way to one follower. Default: 4 MiB. Minimum: 1 KiB. Maximum: 1 GiB.
     pub snapshot_window_bytes: usize,
     /// The most that is written (or read again), and the most that is sent, of snapshots in a second, in bytes. 0: as fast
     /// as it goes. Default: 0.
     pub snapshot_bytes_per_second: u64,
     /// So long after the last time, all of the log and the snapshots is read from the disk again, to find what has gone bad
-    /// there. Zero: never. Default: an hour.
+    /// there. Zero: never. Default: an hour. Maximum: 365 days.
     pub scrub_every: Duration,
     /// The most that this reads in a second, in bytes. Default: 2 MiB.
     pub scrub_bytes_per_second: u64,
@@ -268,6 +278,21 @@ impl Config {
                     member.id
                 ));
             }
+            if let Some(trouble) = address_trouble(&member.addr) {
+                return wrong(format!(
+                    "members: node {} has the address {:?}: {trouble}",
+                    member.id, member.addr
+                ));
+            }
+            if let Some(other) = self.members[..at]
+                .iter()
+                .find(|other| is_same_address(&other.addr, &member.addr))
+            {
+                return wrong(format!(
+                    "members: node {} and node {} have one address, {}: each needs a listener of its own",
+                    other.id, member.id, member.addr
+                ));
+            }
         }
         if !self.members.iter().any(|member| member.id == self.id) {
             return wrong(format!(
@@ -282,16 +307,36 @@ impl Config {
                 self.members.len()
             ));
         }
-        if self.election_timeout < Duration::from_millis(10) {
+        if self.data_dir.as_os_str().is_empty() {
+            return wrong("data_dir: it is empty; \".\" is the working directory".into());
+        }
+        self.data_dir = std::path::absolute(&self.data_dir).map_err(|error| {
+            StartError::Config(format!(
+                "data_dir: {} is relative to a working directory that cannot be found: {error}",
+                self.data_dir.display()
+            ))
+        })?;
+        if !(Duration::from_millis(10)..=LONGEST_ELECTION).contains(&self.election_timeout) {
             return wrong(format!(
-                "election_timeout: {:?} is under the minimum of 10ms",
+                "election_timeout: {:?} is not in 10ms ..= 1 hour",
                 self.election_timeout
             ));
+        }
+        for (name, value, otherwise) in [
+            ("proposal_timeout", self.proposal_timeout, ""),
+            ("snapshot_every", self.snapshot_every, "; zero: not by time"),
+            ("scrub_every", self.scrub_every, "; zero: never"),
+        ] {
+            if value > LONGEST_TIME {
+                return wrong(format!(
+                    "{name}: {value:?} is over the maximum of 365 days{otherwise}"
+                ));
+            }
         }
         if self.heartbeat.is_zero() {
             self.heartbeat = self.election_timeout / 10;
         }
-        if self.heartbeat * 2 > self.election_timeout {
+        if self.heartbeat > self.election_timeout / 2 {
             return wrong(format!(
                 "heartbeat: {:?} is more than half of the election timeout {:?}: one lost heartbeat would start an election",
                 self.heartbeat, self.election_timeout
@@ -337,6 +382,26 @@ impl Config {
                 self.segment_bytes, self.max_entry_bytes
             ));
         }
+        if self.segment_bytes > 16 << 30 || !self.segment_bytes.is_multiple_of(4096) {
+            return wrong(format!(
+                "segment_bytes: {} is not a multiple of 4096 up to 16 GiB",
+                self.segment_bytes
+            ));
+        }
+        for (name, value) in [
+            ("max_batch_bytes", self.max_batch_bytes),
+            ("max_append_bytes", self.max_append_bytes),
+        ] {
+            if value > 256 << 20 {
+                return wrong(format!("{name}: {value} is over the maximum of 256 MiB"));
+            }
+        }
+        if self.max_inflight_messages > 64 << 10 {
+            return wrong(format!(
+                "max_inflight_messages: {} is over the maximum of 65536",
+                self.max_inflight_messages
+            ));
+        }
         if self.max_inflight_bytes < self.max_append_bytes {
             return wrong(format!(
                 "max_inflight_bytes: {} is less than max_append_bytes ({}): not one full message could be sent",
@@ -357,9 +422,9 @@ impl Config {
                 self.max_uncommitted_bytes, self.max_batch_bytes
             ));
         }
-        if self.snapshot_window_bytes < 1 << 10 {
+        if !(1 << 10..=1 << 30).contains(&self.snapshot_window_bytes) {
             return wrong(format!(
-                "snapshot_window_bytes: {} is under the minimum of 1 KiB",
+                "snapshot_window_bytes: {} is not in 1 KiB ..= 1 GiB",
                 self.snapshot_window_bytes
             ));
         }
@@ -394,6 +459,44 @@ impl Config {
         let turned: String = text.chars().rev().collect();
         u64::from(crc32c::crc32c(text.as_bytes())) << 32
             | u64::from(crc32c::crc32c(turned.as_bytes()))
+    }
+}
+
+/// What is wrong with an address that others are to connect to, as far as its text shows; whether a name is known is found
+/// out when it is dialed.
+fn address_trouble(addr: &str) -> Option<String> {
+    const FORM: &str = "it is not host:port, as 10.0.0.1:7101, [fd00::1]:7101 or host-1:7101";
+    if let Ok(addr) = addr.parse::<SocketAddr>() {
+        let text = match (addr.ip().is_unspecified(), addr.port()) {
+            (true, _) => {
+                "nobody can connect to every interface at once; name the address or the host name under which the others \
+                 reach this node"
+            }
+            (false, 0) => "the others cannot know which port is free there; name one",
+            (false, _) => return None,
+        };
+        return Some(text.into());
+    }
+    let Some((host, port)) = addr.rsplit_once(':') else {
+        return Some(format!("{FORM}; the port is missing"));
+    };
+    if host.contains(':') {
+        return Some(format!("{FORM}; an IPv6 address stands in brackets"));
+    }
+    let is_host =
+        !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || "/[]@,".contains(c));
+    match port.parse::<u16>() {
+        Ok(1..) if is_host => None,
+        _ => Some(FORM.into()),
+    }
+}
+
+/// Whether two addresses are the same text but for its form. (Two names of one host are not told apart here: the nodes
+/// refuse each other when they meet.)
+fn is_same_address(one: &str, other: &str) -> bool {
+    match (one.parse::<SocketAddr>(), other.parse::<SocketAddr>()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one.eq_ignore_ascii_case(other),
     }
 }
 
@@ -445,9 +548,83 @@ mod tests {
             .expect_err("no time is certain")
             .to_string();
         assert!(error.contains("500000 ppm"), "{error}");
+        for (change, says) in [
+            (
+                (|c| c.election_timeout = Duration::MAX) as fn(&mut Config),
+                "election_timeout",
+            ),
+            (|c| c.heartbeat = Duration::MAX, "heartbeat"),
+            (
+                |c| c.proposal_timeout = Duration::MAX,
+                "over the maximum of 365 days",
+            ),
+            (|c| c.snapshot_every = Duration::MAX, "zero: not by time"),
+            (|c| c.scrub_every = Duration::MAX, "zero: never"),
+            (
+                |c| c.snapshot_window_bytes = usize::MAX,
+                "snapshot_window_bytes",
+            ),
+            (|c| c.segment_bytes = u64::MAX, "segment_bytes"),
+            (|c| c.max_append_bytes = usize::MAX, "max_append_bytes"),
+            (|c| c.max_batch_bytes = usize::MAX, "max_batch_bytes"),
+            (
+                |c| c.max_inflight_messages = usize::MAX,
+                "max_inflight_messages",
+            ),
+            (|c| c.data_dir = PathBuf::new(), "data_dir: it is empty"),
+            (|c| c.members.clear(), "is not in the list"),
+            (
+                |c| c.members[2].addr = "127.0.0.1:7101".into(),
+                "node 1 and node 3 have one address",
+            ),
+        ] {
+            let error = refused(change);
+            assert!(error.contains(says), "{error}");
+        }
         assert!(refused(|c| c.max_pending = 100).contains("max_pending: 100"));
         assert!(refused(|c| c.segment_bytes = 1 << 20).contains("four times"));
         assert!(refused(|c| c.max_inflight_bytes = 1).contains("not one full message"));
+    }
+
+    #[test]
+    fn an_address_is_one_that_others_can_connect_to() {
+        for addr in ["10.0.0.1:1", "[fd00::1]:7101", "host-1:7101", "a.b.c:65535"] {
+            assert_eq!(address_trouble(addr), None, "{addr}");
+        }
+        for (addr, says) in [
+            ("", "host:port"),
+            ("host", "port is missing"),
+            ("127.0.0.1", "port is missing"),
+            (":7101", "host:port"),
+            ("host:", "host:port"),
+            ("host:0", "host:port"),
+            ("host:70000", "host:port"),
+            ("host name:7101", "host:port"),
+            ("http://host:7101", "brackets"),
+            ("fd00::1:7101", "brackets"),
+            ("127.0.0.1:0", "which port"),
+            ("0.0.0.0:7101", "every interface"),
+            ("[::]:7101", "every interface"),
+        ] {
+            let trouble = address_trouble(addr).expect(addr);
+            assert!(trouble.contains(says), "{addr}: {trouble}");
+        }
+        assert!(is_same_address("Host:1", "host:1"));
+        assert!(is_same_address("[fd00:0::1]:1", "[fd00::1]:1"));
+        assert!(!is_same_address("host:1", "host:2"));
+    }
+
+    #[test]
+    fn a_relative_directory_is_one_from_where_the_process_stands_at_the_start() {
+        let mut config = three();
+        config.data_dir = "data/one".into();
+        let dir = config.checked().expect("relative is fine").data_dir;
+        let here = std::env::current_dir().expect("it stands somewhere");
+        assert_eq!(dir, here.join("data/one"));
+        // Checked twice, it is still the same.
+        let mut again = three();
+        again.data_dir = dir.clone();
+        assert_eq!(again.checked().expect("absolute is fine").data_dir, dir);
     }
 
     #[test]

@@ -5,12 +5,12 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ringbuf::Notify;
 
 use crate::committed::{self, Committed, ReadCommittedError};
-use crate::flow::clock::micros;
+use crate::flow::clock::{deadline, micros, time_left};
 use crate::flow::graph;
 use crate::flow::guard;
 use crate::flow::reply::{Outbox, OutboxId};
@@ -334,12 +334,12 @@ impl Node {
     /// Waits until this node leads or knows who does, for `limit` at the most; `None` when the time is over or the node
     /// has stopped.
     pub fn wait_for_leader(&self, limit: Duration) -> Option<NodeId> {
-        let deadline = Instant::now() + limit;
+        let deadline = deadline(limit);
         loop {
             if let Some(leader) = self.inner.shared.leader() {
                 return Some(leader);
             }
-            if Instant::now() >= deadline || self.inner.shared.stop() != Stop::No {
+            if time_left(deadline).is_zero() || self.inner.shared.stop() != Stop::No {
                 return None;
             }
             std::thread::sleep(Duration::from_millis(1));

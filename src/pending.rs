@@ -26,6 +26,7 @@ use atomic_waker::AtomicWaker;
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 
+use crate::flow::clock::deadline;
 use crate::flow::guard;
 use crate::flow::hops::Hops;
 use crate::flow::reply::Sinks;
@@ -498,12 +499,12 @@ impl Pending {
             .expect("without a deadline the answer is there")
     }
 
-    /// Waits no longer than `limit`.
+    /// Waits no longer than `limit`; any `Duration` is one, `Duration::MAX` waits as [`wait`](Pending::wait) does.
     ///
     /// # Errors
     /// The request itself is given back when the time is over: it is still under way.
     pub fn wait_timeout(mut self, limit: Duration) -> Result<Result<Reply, ProposeError>, Self> {
-        match self.block_until(Some(Instant::now() + limit)) {
+        match self.block_until(deadline(limit)) {
             Some(result) => Ok(result),
             None => Err(self),
         }

@@ -240,7 +240,7 @@ fn serve(args: &Serve, log: &Log) -> Result<(), Box<dyn std::error::Error>> {
         .collect();
     let config = Config {
         election_timeout: args.election_timeout,
-        proposal_timeout: Duration::from_secs(10).max(args.election_timeout * 4),
+        proposal_timeout: Duration::from_secs(10).max(args.election_timeout.saturating_mul(4)),
         threads: match args.threads {
             Plan::Auto => Threads::Auto,
             Plan::SeparateApply => Threads::SeparateApply,

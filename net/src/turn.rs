@@ -22,6 +22,8 @@ use crate::socket;
 const READS_PER_TURN: usize = 4;
 /// Connections accepted in one turn.
 const ACCEPTS_PER_TURN: usize = 16;
+/// The longest sleep of one poll that has a limit: the system counts it in milliseconds of 31 bits.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 /// The pause when the system has no descriptor for an accepted connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -94,7 +96,8 @@ impl<B: AsRef<[u8]>> Net<B> {
         let timer = self
             .wake_at
             .map(|at| at.saturating_duration_since(self.now));
-        [timeout, timer].into_iter().flatten().min()
+        let limit = [timeout, timer].into_iter().flatten().min();
+        limit.map(|limit| limit.min(LONGEST_SLEEP))
     }
 
     /// Sleeps, and notes which sockets may be read or written.

@@ -4,11 +4,23 @@
 //! back from that must find its lease over. (A virtual machine that is stopped and resumed from outside without being
 //! told may see no time go by on any clock.)
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A time in microseconds, as everything in here reckons; one that is too long for that is for ever.
 pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The end of a caller's time limit; `None`: so far away that no clock reaches it.
+pub(crate) fn deadline(limit: Duration) -> Option<Instant> {
+    Instant::now().checked_add(limit)
+}
+
+/// What is left until a [`deadline`].
+pub(crate) fn time_left(deadline: Option<Instant>) -> Duration {
+    deadline.map_or(Duration::MAX, |at| {
+        at.saturating_duration_since(Instant::now())
+    })
 }
 
 /// The node's clocks. Stages are told the time of their turn; what must know that of a request looks again.
@@ -68,7 +80,6 @@ fn since_boot() -> Duration {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn since_boot() -> Duration {
     use std::sync::OnceLock;
-    use std::time::Instant;
     static FIRST_LOOK: OnceLock<Instant> = OnceLock::new();
     FIRST_LOOK.get_or_init(Instant::now).elapsed()
 }

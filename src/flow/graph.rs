@@ -646,7 +646,10 @@ fn open_net(
         .max(config.max_batch_bytes)
         .max(config.max_entry_bytes);
     settings.max_frame_bytes = settings.max_frame_bytes.max(2 * largest);
-    settings.bulk_queue_bytes = (2 * config.max_inflight_bytes).max(2 * settings.max_frame_bytes);
+    settings.bulk_queue_bytes = config
+        .max_inflight_bytes
+        .saturating_mul(2)
+        .max(2 * settings.max_frame_bytes);
     settings.bulk_queue_frames = 2 * config.max_inflight_messages.max(64);
     settings.keepalive = config.election_timeout / 2;
     settings.stall_timeout = (config.election_timeout * 3).max(Duration::from_secs(1));

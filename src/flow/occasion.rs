@@ -54,10 +54,13 @@ impl Occasion {
     }
 
     pub(crate) fn is_due(&self, applied: Index, now_us: u64) -> bool {
+        if self.never || !self.is_news(applied) {
+            return false;
+        }
         let by_bytes = self.every_bytes > 0 && self.bytes >= self.every_bytes;
-        let by_entries = self.every_entries > 0 && applied >= self.last + self.every_entries;
+        let by_entries = self.every_entries > 0 && applied - self.last >= self.every_entries;
         let by_time = self.every_us > 0 && now_us >= self.due_us;
-        !self.never && self.is_news(applied) && (by_bytes || by_entries || by_time)
+        by_bytes || by_entries || by_time
     }
 
     /// When time alone makes one due.

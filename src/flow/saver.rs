@@ -314,7 +314,8 @@ impl Pace {
             return 0;
         }
         let rate = self.bytes_per_second as i128;
-        let earned = (now_us.saturating_sub(self.at_us) as i128 * rate / 1_000_000) as i64;
+        let earned = now_us.saturating_sub(self.at_us) as i128 * rate / 1_000_000;
+        let earned = i64::try_from(earned).unwrap_or(i64::MAX);
         // Not more than a fiftieth of a second may be saved up.
         let most = (self.bytes_per_second / 50).max(1) as i64;
         self.credit = (self.credit.saturating_add(earned)).min(most) - bytes as i64;

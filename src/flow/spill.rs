@@ -32,7 +32,7 @@ impl Spill {
     /// The command in a buffer; `None` when the budget does not allow for it.
     pub(crate) fn take(&self, command: &[u8]) -> Option<Vec<u8>> {
         let before = self.waiting.fetch_add(command.len(), Ordering::Relaxed);
-        if before + command.len() > self.budget {
+        if before.saturating_add(command.len()) > self.budget {
             self.waiting.fetch_sub(command.len(), Ordering::Relaxed);
             return None;
         }

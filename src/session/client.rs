@@ -5,9 +5,10 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::code::{Answer, Request, Sequence};
+use crate::flow::clock::{deadline, time_left};
 use crate::{Node, ProposeError};
 
 /// A try that has no answer after this part of the time is not waited for any longer: the next node may be better off.
@@ -137,7 +138,7 @@ enum Tried {
 
 impl Session {
     /// Opens a session on any of `nodes`, which run a [`Sessions`](super::Sessions) machine; they are tried in turn, for
-    /// `limit` at the most, and so is every command later.
+    /// `limit` at the most (any `Duration`; with `Duration::MAX` they are tried for ever), and so is every command later.
     ///
     /// # Errors
     /// `Refused`: no session is open. `Unknown`: one may be, which nobody uses and which makes room in time.
@@ -231,14 +232,14 @@ impl Session {
     }
 
     fn try_until(&mut self, command: &[u8], front: impl Fn(&Numbers, &mut Vec<u8>)) -> Tried {
-        let deadline = Instant::now() + self.limit;
+        let deadline = deadline(self.limit);
         let mut pause = FIRST_PAUSE;
         let mut in_doubt = false;
         self.bytes.clear();
         front(&self.numbers, &mut self.bytes);
         self.bytes.extend_from_slice(command);
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = time_left(deadline);
             let refused = match self.nodes.get(self.at) {
                 None => ProposeError::Stopped, // There is no node at all.
                 Some(node) => match node.propose(&self.bytes) {
@@ -256,7 +257,7 @@ impl Session {
                 },
             };
             in_doubt |= !refused.definitely_not_applied();
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = time_left(deadline);
             if left.is_zero() || matches!(refused, ProposeError::TooLarge { .. }) {
                 return Tried::Failed(match in_doubt {
                     true => SessionError::Unknown,

@@ -79,6 +79,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::flow::clock::micros;
 use crate::fsm::Lend;
 use crate::{Batch, Entry, Index, SnapshotWriter, StateMachine, Term};
 
@@ -109,7 +110,7 @@ pub struct Limits {
     /// A session that was not used for so long is evicted, by log time ([`Entry::time_us`]): after two thirds to twice of this
     /// when clocks are wrong. After the whole cluster was down, the first leader's wall clock decides how long that was.
     /// `None`: only to make room.
-    /// Default: `None`.
+    /// Default: `None`. Minimum: 1 µs.
     pub expire_after: Option<Duration>,
 }
 
@@ -132,6 +133,13 @@ impl Limits {
             return Err(format!(
                 "window is {}, and may be 1 to {MAX_WINDOW}",
                 self.window
+            ));
+        }
+        // Kept in microseconds: less than one would be 0 there, which stands for `None`, and on this node alone not.
+        if self.expire_after.is_some_and(|after| micros(after) == 0) {
+            return Err(format!(
+                "expire_after is {:?}: at least 1 µs is needed; None never expires a session",
+                self.expire_after.unwrap_or_default()
             ));
         }
         Ok(())

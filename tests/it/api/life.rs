@@ -55,6 +55,24 @@ fn a_state_machine_that_fails_stops_its_node_and_everybody_hears() {
 }
 
 #[test]
+fn a_limit_of_any_length_is_a_limit() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (node, _) = alone(dir.path(), |_| ());
+    for limit in [Duration::MAX, Duration::from_secs(u64::MAX / 2)] {
+        assert_eq!(node.wait_for_leader(limit), Some(NodeId(1)));
+        let pending = node.propose(b"x").expect("it is taken");
+        let reply = pending.wait_timeout(limit).expect("it comes in time");
+        assert!(reply.is_ok(), "{reply:?}");
+        let how = Consistency::AtMost {
+            age: limit,
+            entries: u64::MAX,
+        };
+        let read = node.read(b"", how).expect("it is taken");
+        assert!(answer(read).is_ok());
+    }
+}
+
+#[test]
 fn a_query_that_panics_stops_its_node_and_no_other() {
     let three = Three::start(|_| ());
     let leader = three.until_leader(&[0, 1, 2]);

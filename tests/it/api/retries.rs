@@ -243,7 +243,10 @@ fn a_session_that_has_made_room_says_so_and_applies_nothing() {
 #[test]
 fn a_session_without_a_node_that_runs_says_that_nothing_was_applied() {
     let group = Restless::start(Limits::default);
-    let mut session = Session::open(group.nodes(), DEADLINE).expect("a session is opened");
+    let mut session = Session::open(group.nodes(), Duration::MAX).expect("a session is opened");
+    session
+        .propose(b"with all the time there is")
+        .expect("it is applied");
     for node in group.nodes() {
         node.shutdown().expect("it leaves in order");
     }
