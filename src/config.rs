@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::StartError;
 use crate::flow::clock::COUNTS_SUSPENSION;
+use crate::pending::MAX_SLOTS;
 
 /// The longest election timeout: deadlines are small multiples of it.
 const LONGEST_ELECTION: Duration = Duration::from_secs(3600);
@@ -173,7 +174,7 @@ pub struct Config {
     /// Commands up to this long travel inside their ring slot; a longer one is copied
     /// once more. Default: 256.
     pub inline_bytes: usize,
-    /// Requests under way on this node; the next one is `Busy`. A power of two. Default: 16,384.
+    /// Requests under way on this node; the next one is `Busy`. A power of two. Default: 16,384. Maximum: 16 Mi.
     pub max_pending: usize,
     /// Bytes of long commands (over `inline_bytes`) that wait in the propose ring; beyond it is `Busy`. Default: 64 MiB.
     /// Buffers for them are kept for the next ones, up to 28 MiB of those that were needed.
@@ -369,6 +370,12 @@ impl Config {
                     "{name}: {value} is not a power of two of at least {least}"
                 ));
             }
+        }
+        if self.max_pending > MAX_SLOTS {
+            return wrong(format!(
+                "max_pending: {} is over {MAX_SLOTS}",
+                self.max_pending
+            ));
         }
         if self.max_entry_bytes == 0 || self.max_entry_bytes > 16 << 20 {
             return wrong(format!(
@@ -582,6 +589,7 @@ mod tests {
             assert!(error.contains(says), "{error}");
         }
         assert!(refused(|c| c.max_pending = 100).contains("max_pending: 100"));
+        assert!(refused(|c| c.max_pending = 1 << 25).contains("over 16777216"));
         assert!(refused(|c| c.segment_bytes = 1 << 20).contains("four times"));
         assert!(refused(|c| c.max_inflight_bytes = 1).contains("not one full message"));
     }

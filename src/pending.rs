@@ -109,17 +109,31 @@ impl fmt::Debug for Table {
     }
 }
 
-/// Names one round of one slot: `round << 32 | slot`. Travels in the entry as its token.
+/// Bits of a token that name the slot, so that `Config::max_pending` is at most [`MAX_SLOTS`]; the others count rounds.
+///
+/// An answer may come as late as the log keeps its entry, so rounds must not come round within a node's life. The free list
+/// gives out all slots in turn, hence a token repeats after `slots << 40` requests: at 1,000,000 a second after 570 years
+/// with the default of 16,384 slots, after 2 years with the fewest (64).
+const SLOT_BITS: u32 = 24;
+const ROUND_MASK: u64 = u64::MAX >> SLOT_BITS;
+/// The most requests that a table has room for.
+pub(crate) const MAX_SLOTS: usize = 1 << SLOT_BITS;
+
+/// Names one round of one slot: `round << SLOT_BITS | slot`. Travels in the entry as its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Token(pub(crate) u64);
 
 impl Token {
     fn slot(self) -> usize {
-        (self.0 & 0xffff_ffff) as usize
+        (self.0 & (MAX_SLOTS as u64 - 1)) as usize
+    }
+
+    fn round(self) -> u64 {
+        self.0 >> SLOT_BITS
     }
 
     fn state(self, phase: u64) -> u64 {
-        (self.0 >> 32) << 8 | phase
+        self.round() << 8 | phase
     }
 }
 
@@ -177,7 +191,7 @@ impl Table {
     pub(crate) fn take(&self, sink: u32, tag: u64, now_us: u64, request: &[u8]) -> Option<Token> {
         let at = self.free.pop()?;
         let slot = &self.slots[at as usize];
-        let round = ((slot.state.load(Ordering::Acquire) >> 8) + 1) & 0xffff_ffff;
+        let round = ((slot.state.load(Ordering::Acquire) >> 8) + 1) & ROUND_MASK;
         slot.term.store(NOT_SENT, Ordering::Relaxed);
         slot.since_us.store(now_us, Ordering::Relaxed);
         slot.sink.store(sink, Ordering::Relaxed);
@@ -187,7 +201,7 @@ impl Table {
         answer.bytes.clear();
         answer.bytes.extend_from_slice(request);
         slot.state.store(round << 8 | OPEN, Ordering::Release);
-        Some(Token(round << 32 | u64::from(at)))
+        Some(Token(round << SLOT_BITS | u64::from(at)))
     }
 
     /// Gives a slot back that was taken but whose request went nowhere.
@@ -203,7 +217,7 @@ impl Table {
         let slot = &self.slots[token.slot()];
         // The round may be over already (the caller left, the sweep answered): then the mark must not touch its
         // successor, whose own `sent` comes after this one on the same stage; and a successor is NOT_SENT until then.
-        if slot.state.load(Ordering::Acquire) >> 8 == token.0 >> 32 {
+        if slot.state.load(Ordering::Acquire) >> 8 == token.round() {
             slot.term.store(term, Ordering::Release);
         }
     }
@@ -445,7 +459,8 @@ impl Table {
                 continue;
             }
             if let Some(error) = verdict(slot) {
-                self.complete(Token((state >> 8) << 32 | at as u64), Err(error), &[]);
+                let token = Token((state >> 8) << SLOT_BITS | at as u64);
+                self.complete(token, Err(error), &[]);
             }
         }
     }

@@ -11,6 +11,8 @@ pub(crate) const FOREIGN: Token = Token(2);
 /// Tokens below belong to what is no connection.
 const FIRST: usize = 3;
 const INDEX_BITS: u32 = 16;
+// The generation has the other bits of a token: on 64-bit systems 48, which one index goes through in 9 years of 1,000,000
+// connections a second. A token lives for one poll; a key as long as a frame of its connection is on its way.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {

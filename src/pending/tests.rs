@@ -109,3 +109,26 @@ fn a_callback_that_has_run_leaves_nothing_in_its_slot() {
         assert_eq!(Arc::strong_count(&table), 1, "no cycle keeps the table");
     }
 }
+
+#[test]
+fn a_token_of_long_ago_reaches_no_later_request_of_its_slot() {
+    let slots = ringbuf::MIN_MANY_CAPACITY;
+    let table = |first_round| {
+        let (sinks, _) = Sinks::new(slots, ringbuf::Sleeper::new(|| ()).waker());
+        let hops = Arc::new(Hops::new(Clock::system()));
+        Table::new(slots, 16, first_round, sinks, hops)
+    };
+    let take = |table: &Table| table.take(WAITING_CALLER, 0, 0, &[]).expect("a slot");
+    // One life goes through its first rounds, the other begins 2^32 later.
+    let old = take(&table(0));
+    let table = table(u32::MAX);
+    let mut seen = Vec::new();
+    for _ in 0..2 * slots {
+        let token = take(&table);
+        assert!(!seen.contains(&token) && token != old, "{token:?}");
+        table.complete(old, Ok(1), &[]);
+        assert!(table.is_open(token), "answered by {old:?}");
+        table.untake(token);
+        seen.push(token);
+    }
+}
