@@ -2,6 +2,9 @@
 //!
 //! `SESSION id seq [mark] COMMAND …` is the command with a number of the client's: however often it is sent, and to whichever
 //! servers, it is applied once, and answered as it was the first time (`ringraft::session`).
+//!
+//! Between `MULTI` and `EXEC` commands are queued ([`Transaction`]). A command that cannot be queued is an error at once, and
+//! `EXEC` then applies nothing.
 
 use std::time::Duration;
 
@@ -9,10 +12,12 @@ use ringraft::session::{self, Request, Watch};
 use ringraft::{Consistency, Node};
 
 use crate::info;
-use crate::machine::{Answer, Command, MAX_KEY_BYTES, values};
+use crate::machine::{Answer, Command, MAX_KEY_BYTES, encode_transaction, replies, values};
 use crate::resp::{Writer, number};
 use crate::saves::Saves;
+use crate::transaction::{Transaction, WATCHED_BYTES, Watches};
 
+const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 const NOT_A_NUMBER: &str = "ERR value is not an integer or out of range";
 
 /// What is to be done with a request.
@@ -26,6 +31,10 @@ pub enum Action {
     Write,
     /// The encoded query is answered by a read as the connection wants it: [`Client::reads`].
     Read,
+    /// The encoded query reads the values of keys that are watched from then on.
+    Watch,
+    /// The encoded transaction goes to the leader's log; once it has been handed in, [`Client::end_transaction`].
+    Exec,
 }
 
 /// What a connection has said of itself.
@@ -36,6 +45,17 @@ pub struct Client {
     pub name: Vec<u8>,
     /// What its reads must see.
     pub reads: Consistency,
+    /// Since `MULTI`.
+    pub transaction: Option<Transaction>,
+    pub watches: Watches,
+}
+
+impl Client {
+    /// The transaction has been executed or dropped; nothing is watched any more.
+    pub fn end_transaction(&mut self) {
+        self.transaction = None;
+        self.watches = Watches::default();
+    }
 }
 
 impl Default for Client {
@@ -45,6 +65,8 @@ impl Default for Client {
             resp3: false,
             name: Vec::new(),
             reads: Consistency::Linearizable,
+            transaction: None,
+            watches: Watches::default(),
         }
     }
 }
@@ -58,6 +80,8 @@ pub struct Context<'a> {
     pub connections: usize,
     pub commands: u64,
     pub port: u16,
+    /// The longest command that the log takes.
+    pub max_entry_bytes: usize,
 }
 
 /// `(name, arity)`: a negative arity is a minimum, the name counts.
@@ -88,6 +112,11 @@ const TABLE: &[(&str, i64)] = &[
     ("session", -2),
     ("bgsave", -1),
     ("lastsave", 1),
+    ("multi", 1),
+    ("exec", 1),
+    ("discard", 1),
+    ("watch", -2),
+    ("unwatch", 1),
 ];
 
 /// Reads a request. A reply at once goes to `out`; a command or query for the cluster into `encoded`.
@@ -114,45 +143,208 @@ pub fn dispatch(
         out,
         resp3: client.resp3,
     };
+    let name = match check(lower, args) {
+        Ok(name) => name,
+        Err(text) => {
+            if let Some(transaction) = &mut client.transaction {
+                transaction.fail();
+            }
+            reply.error(&text);
+            return Action::Replied;
+        }
+    };
+    encoded.clear();
+    let done = match name {
+        "multi" | "exec" | "discard" | "watch" | "unwatch" | "session" => {
+            transact(name, rest, client, context, encoded, &mut reply)
+        }
+        "quit" | "reset" => Ok(local(name, rest, client, context, reply)),
+        _ if client.transaction.is_some() => {
+            queue(name, rest, client, context, encoded, &mut reply)
+        }
+        _ => {
+            Request::Plain.encode(encoded);
+            match data(name, rest) {
+                Some(Ok((command, action))) => {
+                    command.encode(encoded);
+                    if matches!(action, Action::Write) {
+                        client.watches.touch(written_keys(name, rest));
+                    }
+                    Ok(action)
+                }
+                Some(Err(text)) => Err(text.to_owned()),
+                None => Ok(local(name, rest, client, context, reply)),
+            }
+        }
+    };
+    done.unwrap_or_else(|text| {
+        Writer {
+            out,
+            resp3: client.resp3,
+        }
+        .error(&text);
+        Action::Replied
+    })
+}
+
+/// The name of a command that there is, with as many arguments as it takes, none of them too long.
+fn check(lower: &str, args: &[&[u8]]) -> Result<&'static str, String> {
     let Some(&(name, arity)) = TABLE.iter().find(|entry| entry.0 == lower) else {
-        reply.error(&unknown(name, rest));
-        return Action::Replied;
+        return Err(unknown(args[0], &args[1..]));
     };
     if !arity_fits(args.len(), arity) {
-        reply.error(&wrong_arity(name));
-        return Action::Replied;
+        return Err(wrong_arity(name));
     }
-    if let Some(long) = rest
-        .iter()
-        .find(|arg| arg.len() > MAX_KEY_BYTES && name != "ping" && name != "echo")
-    {
-        reply.error(&format!(
+    let long = |arg: &&&[u8]| arg.len() > MAX_KEY_BYTES && name != "ping" && name != "echo";
+    match args[1..].iter().find(long) {
+        Some(long) => Err(format!(
             "ERR key of {} bytes is over the limit of {MAX_KEY_BYTES}",
             long.len()
-        ));
-        return Action::Replied;
+        )),
+        None => Ok(name),
     }
-    encoded.clear();
-    if name == "session" {
-        return match session_request(rest, encoded) {
-            Ok(()) => Action::Write,
-            Err(text) => {
-                reply.error(&text);
-                Action::Replied
+}
+
+/// `MULTI`, `EXEC`, `DISCARD`, `WATCH`, `UNWATCH`, and `SESSION`, which may stand before `EXEC` and nowhere else within.
+fn transact(
+    name: &str,
+    args: &[&[u8]],
+    client: &mut Client,
+    context: &Context<'_>,
+    encoded: &mut Vec<u8>,
+    reply: &mut Writer<'_>,
+) -> Result<Action, String> {
+    match (name, &mut client.transaction) {
+        ("multi", Some(_)) => return Err("ERR MULTI calls can not be nested".into()),
+        ("multi", none) => *none = Some(Transaction::default()),
+        ("exec", _) => return execute(Request::Plain, client, context, encoded, reply),
+        ("discard", None) => return Err("ERR DISCARD without MULTI".into()),
+        ("discard", Some(_)) => client.end_transaction(),
+        ("session", None) => {
+            let (request, command) = session_request(args, encoded)?;
+            if matches!(request, Request::Numbered { .. }) {
+                // A first answer may be older than what is watched.
+                client.watches.touch(command);
             }
-        };
+            return Ok(Action::Write);
+        }
+        ("session", Some(transaction)) => {
+            return match session_prefix(args) {
+                Ok((request @ Request::Numbered { .. }, [exec]))
+                    if exec.eq_ignore_ascii_case(b"exec") =>
+                {
+                    execute(request, client, context, encoded, reply)
+                }
+                _ => {
+                    transaction.fail();
+                    Err("ERR within MULTI, SESSION stands before EXEC only: SESSION id seq [mark] EXEC".into())
+                }
+            };
+        }
+        (_, Some(transaction)) => {
+            transaction.fail();
+            return Err(format!(
+                "ERR {} inside MULTI is not allowed",
+                name.to_uppercase()
+            ));
+        }
+        ("watch", None) => {
+            if !client.watches.has_room(args, context.max_entry_bytes / 2) {
+                return Err(format!(
+                    "ERR the watched keys are over the limit of {} bytes, with {WATCHED_BYTES} for each key",
+                    context.max_entry_bytes / 2
+                ));
+            }
+            Request::Plain.encode(encoded);
+            Command::GetMany { keys: args }.encode(encoded);
+            return Ok(Action::Watch);
+        }
+        (_, None) => client.watches = Watches::default(),
     }
-    Request::Plain.encode(encoded);
-    match data(name, rest) {
-        Some(Ok((command, action))) => {
-            command.encode(encoded);
-            action
+    reply.simple("OK");
+    Ok(Action::Replied)
+}
+
+/// `EXEC`: what was queued, as one command of the log.
+fn execute(
+    request: Request,
+    client: &mut Client,
+    context: &Context<'_>,
+    encoded: &mut Vec<u8>,
+    reply: &mut Writer<'_>,
+) -> Result<Action, String> {
+    let Some(transaction) = &client.transaction else {
+        return Err("ERR EXEC without MULTI".into());
+    };
+    if transaction.failed || client.watches.failed {
+        client.end_transaction();
+        return Err("EXECABORT Transaction discarded because of previous errors.".into());
+    }
+    if client.watches.changed {
+        client.end_transaction();
+        reply.null_array();
+        return Ok(Action::Replied);
+    }
+    if transaction.is_empty() && client.watches.is_empty() && request == Request::Plain {
+        client.end_transaction();
+        reply.array(0);
+        return Ok(Action::Replied);
+    }
+    request.encode(encoded);
+    encode_transaction(client.watches.iter(), transaction.commands(), encoded);
+    if encoded.len() > context.max_entry_bytes {
+        let len = encoded.len();
+        client.end_transaction();
+        return Err(format!(
+            "EXECABORT Transaction discarded: it has {len} bytes in the log, over the limit of {}; send fewer commands at a time",
+            context.max_entry_bytes
+        ));
+    }
+    Ok(Action::Exec)
+}
+
+/// A command between `MULTI` and `EXEC`.
+fn queue(
+    name: &str,
+    args: &[&[u8]],
+    client: &mut Client,
+    context: &Context<'_>,
+    encoded: &mut Vec<u8>,
+    reply: &mut Writer<'_>,
+) -> Result<Action, String> {
+    let Some(transaction) = &mut client.transaction else {
+        unreachable!("its caller has seen one");
+    };
+    let command = match data(name, args) {
+        Some(Ok((command, _))) => Ok(command),
+        Some(Err(text)) => Err(text.to_owned()),
+        None => Err(format!(
+            "ERR {} cannot be in a transaction: commands for the counters can",
+            name.to_uppercase()
+        )),
+    };
+    match command {
+        Ok(command) => command.encode(encoded),
+        Err(text) => {
+            transaction.fail();
+            return Err(text);
         }
-        Some(Err(text)) => {
-            reply.error(text);
-            Action::Replied
-        }
-        None => local(name, rest, client, context, reply),
+    }
+    if !transaction.push(encoded, context.max_entry_bytes) {
+        return Err(format!(
+            "ERR the transaction is over the limit of {} bytes in the log; send fewer commands at a time",
+            context.max_entry_bytes
+        ));
+    }
+    reply.simple("QUEUED");
+    Ok(Action::Replied)
+}
+
+/// The keys that a command for the counters names.
+fn written_keys<'b, 'a>(name: &str, args: &'b [&'a [u8]]) -> &'b [&'a [u8]] {
+    match name {
+        "del" => args,
+        _ => &args[..args.len().min(1)],
     }
 }
 
@@ -218,8 +410,8 @@ fn data<'a, 'b>(
 
 const SESSION_USAGE: &str = "ERR SESSION takes OPEN, CLOSE id, KEEP id mark, or id seq [mark] and a command for the counters";
 
-/// `SESSION …` as a command for the cluster.
-fn session_request(args: &[&[u8]], encoded: &mut Vec<u8>) -> Result<(), String> {
+/// `SESSION …` up to the command, which only a numbered request has.
+fn session_prefix<'a, 'b>(args: &'b [&'a [u8]]) -> Result<(Request, &'b [&'a [u8]]), String> {
     let unsigned = |arg: &[u8]| number(arg).and_then(|number| u64::try_from(number).ok());
     let usage = || SESSION_USAGE.to_owned();
     let lower = args[0].to_ascii_lowercase();
@@ -255,24 +447,29 @@ fn session_request(args: &[&[u8]], encoded: &mut Vec<u8>) -> Result<(), String> 
         }
         _ => return Err(usage()),
     };
+    Ok((request, rest))
+}
+
+/// `SESSION …` as a command for the cluster; the command in it, with its name.
+fn session_request<'a, 'b>(
+    args: &'b [&'a [u8]],
+    encoded: &mut Vec<u8>,
+) -> Result<(Request, &'b [&'a [u8]]), String> {
+    let (request, command) = session_prefix(args)?;
     request.encode(encoded);
     if !matches!(request, Request::Numbered { .. }) {
-        return Ok(());
+        return Ok((request, command));
     }
-    let (name, rest) = rest.split_first().ok_or_else(usage)?;
+    let (name, rest) = command.split_first().ok_or(SESSION_USAGE)?;
     let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
-    let Some(&(known, arity)) = TABLE.iter().find(|entry| entry.0 == lower) else {
-        return Err(unknown(name, rest));
-    };
-    if !arity_fits(rest.len() + 1, arity) {
-        return Err(wrong_arity(known));
-    }
+    let known = check(&lower, command)?;
     match data(known, rest) {
-        Some(Ok((command, _))) => {
-            command.encode(encoded);
-            Ok(())
+        Some(Ok((encodable, _))) => {
+            encodable.encode(encoded);
+            Ok((request, command))
         }
         Some(Err(text)) => Err(text.to_owned()),
+        None if known == "exec" => Err("ERR EXEC without MULTI".to_owned()),
         None => Err(format!("ERR {known} cannot be a command of a session")),
     }
 }
@@ -329,6 +526,7 @@ fn local(
         }
         "reset" => {
             (client.resp3, client.name) = (false, Vec::new());
+            client.end_transaction();
             client.reads = Consistency::Linearizable;
             reply.resp3 = false;
             reply.simple("RESET");
@@ -414,8 +612,9 @@ fn describe(&(name, arity): &(&str, i64), reply: &mut Writer<'_>) {
             | "exists"
             | "mget"
             | "cas"
+            | "watch"
     );
-    let last = if matches!(name, "del" | "exists" | "mget") {
+    let last = if matches!(name, "del" | "exists" | "mget" | "watch") {
         -1
     } else {
         i64::from(takes_key)
@@ -459,7 +658,7 @@ fn client_command(args: &[&[u8]], client: &mut Client, reply: &mut Writer<'_>) {
             reply.simple("OK");
         }
         (b"setname", [_]) => {
-            reply.error("ERR Client names cannot contain spaces, newlines or special characters.");
+            reply.error(BAD_NAME);
         }
         (b"setinfo", [_, _]) | (b"no-evict" | b"no-touch", [_]) => reply.simple("OK"),
         (b"info", []) => {
@@ -541,6 +740,9 @@ fn hello(args: &[&[u8]], client: &mut Client, context: &Context<'_>, mut reply: 
                 );
             }
             (b"setname", [wanted, more @ ..]) => {
+                if !wanted.iter().all(u8::is_ascii_graphic) {
+                    return reply.error(BAD_NAME);
+                }
                 name = Some(wanted.to_vec());
                 more
             }
@@ -610,6 +812,11 @@ fn write_answer(answer: Answer<'_>, out: &mut Vec<u8>, resp3: bool) {
             values.for_each(|value| reply.value(value));
         }
         Answer::Overflow => reply.error("ERR increment or decrement would overflow"),
+        Answer::Replies(bytes) => {
+            reply.array(replies(bytes).count());
+            replies(bytes).for_each(|answer| write_answer(answer, reply.out, resp3));
+        }
+        Answer::Aborted => reply.null_array(),
         Answer::Malformed => reply.error("ERR the command was damaged on its way"),
     }
 }
@@ -631,7 +838,7 @@ mod tests {
         let encode = |text: &str| {
             let args: Vec<&[u8]> = text.split(' ').map(str::as_bytes).collect();
             let mut encoded = Vec::new();
-            session_request(&args, &mut encoded).map(|()| encoded)
+            session_request(&args, &mut encoded).map(|_| encoded)
         };
         let numbered = encode("7 12 incr a").expect("it is a command");
         let (request, command) = Request::decode(&numbered).expect("it can be read");

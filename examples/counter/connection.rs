@@ -16,9 +16,11 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use mio::net::TcpStream;
+use ringraft::session::{self, Request};
 use ringraft::{Consistency, ProposeError};
 
 use crate::commands::Client;
+use crate::machine::Answer;
 use crate::resp::Parser;
 
 /// Requests of one connection that wait for the cluster; beyond it the connection is not read.
@@ -33,6 +35,8 @@ const SENT_SLACK: u64 = 64 << 10;
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     is_read: bool,
+    /// Its answer makes its keys watched ones.
+    is_watch: bool,
     /// For a read: how the connection wanted it then.
     how: Consistency,
     at: u64,
@@ -129,9 +133,11 @@ impl Connection {
     }
 
     /// Takes a place for a request that the cluster has got and will answer.
-    pub fn wait(&mut self, is_read: bool, command: &[u8]) {
+    pub fn wait(&mut self, is_read: bool, is_watch: bool, command: &[u8]) {
+        self.client.watches.pending |= is_watch;
         let asked = Asked {
             is_read,
+            is_watch,
             how: self.client.reads,
             at: self.sent_from + self.sent.len() as u64,
             len: command.len() as u32,
@@ -184,6 +190,33 @@ impl Connection {
         self.handed_in -= 1;
         self.refused_since = None;
         self.settle(at, asked, true, write);
+    }
+
+    /// What the answer to request `number` says of watched keys; `answer` is none when it is an error. True when their values
+    /// are known now: the client is told so, and not the values.
+    pub fn watch(&mut self, number: u32, answer: Option<&[u8]>) -> bool {
+        let Some(&Place::Waits(asked)) = self.waiting.get(self.place_of(number)) else {
+            return false;
+        };
+        if !self.client.watches.any() {
+            return false;
+        }
+        let at = (asked.at - self.sent_from) as usize;
+        let sent = &self.sent[at..at + asked.len as usize];
+        let Some((Request::Plain, query)) = Request::decode(sent) else {
+            return false;
+        };
+        let answer = answer.and_then(|answer| match session::Answer::decode(answer) {
+            session::Answer::Applied(answer) => Some(Answer::decode(answer)),
+            _ => None,
+        });
+        if asked.is_watch {
+            return self.client.watches.watched(query, answer);
+        }
+        if let Some(answer) = answer {
+            self.client.watches.observe(query, answer);
+        }
+        false
     }
 
     /// The cluster did not do request `number`.
@@ -245,6 +278,10 @@ impl Connection {
             if let Some(Place::Refused(asked, error)) = self.waiting.get(at) {
                 let (asked, error) = (*asked, error.clone());
                 self.refused -= 1;
+                if asked.is_watch {
+                    let watches = &mut self.client.watches;
+                    (watches.pending, watches.failed) = (false, true);
+                }
                 self.settle(at, asked, false, |out| write(error, out));
             }
         }

@@ -21,6 +21,8 @@ const GET: u8 = 6;
 const GET_MANY: u8 = 7;
 const EXISTS: u8 = 8;
 const SIZE: u8 = 9;
+/// `TRANSACTION │ watched: u32 │ each: length: u16 │ key │ is there: u8 │ value: i64 ‖ each: length: u32 │ command`
+const TRANSACTION: u8 = 10;
 
 /// What is asked of the counters. The last four change nothing, so they may be queries as well as commands.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +84,48 @@ impl Command<'_, '_> {
     }
 }
 
+/// Appends a transaction: `commands` (each with its length in four bytes before it) are applied if all watched keys have
+/// these values.
+pub fn encode_transaction<'a>(
+    watched: impl ExactSizeIterator<Item = (&'a [u8], Option<i64>)>,
+    commands: &[u8],
+    out: &mut Vec<u8>,
+) {
+    out.push(TRANSACTION);
+    out.extend_from_slice(&(watched.len() as u32).to_le_bytes());
+    for (key, value) in watched {
+        encode_key(out, key);
+        out.push(u8::from(value.is_some()));
+        out.extend_from_slice(&value.unwrap_or(0).to_le_bytes());
+    }
+    out.extend_from_slice(commands);
+}
+
+/// The queries that name keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Query {
+    Get,
+    GetMany,
+    Exists,
+}
+
+/// The keys of an encoded query; `None` for what is none, or names no keys.
+pub fn query_keys(query: &[u8]) -> Option<(Query, impl Iterator<Item = &[u8]>)> {
+    let (&op, mut rest) = query.split_first()?;
+    let query = match op {
+        GET => Query::Get,
+        GET_MANY => Query::GetMany,
+        EXISTS => Query::Exists,
+        _ => return None,
+    };
+    let keys = std::iter::from_fn(move || {
+        let (key, more) = key(rest)?;
+        rest = more;
+        Some(key)
+    });
+    Some((query, keys))
+}
+
 fn encode_one(out: &mut Vec<u8>, op: u8, value: i64, key: &[u8]) {
     out.push(op);
     out.extend_from_slice(&value.to_le_bytes());
@@ -116,6 +160,10 @@ pub enum Answer<'a> {
     Values(&'a [u8]),
     Overflow,
     Malformed,
+    /// The answers to the commands of a transaction; see [`replies`].
+    Replies(&'a [u8]),
+    /// A watched key had another value: nothing was applied.
+    Aborted,
 }
 
 const DONE: u8 = 1;
@@ -125,6 +173,8 @@ const NO_VALUE: u8 = 4;
 const VALUES: u8 = 5;
 const OVERFLOW: u8 = 6;
 const MALFORMED: u8 = 7;
+const REPLIES: u8 = 8;
+const ABORTED: u8 = 9;
 
 impl<'a> Answer<'a> {
     /// Reads what `apply` or `query` wrote.
@@ -139,6 +189,8 @@ impl<'a> Answer<'a> {
             Some((&NO_VALUE, [])) => Self::Value(None),
             Some((&VALUES, rest)) if rest.len() % 9 == 0 => Self::Values(rest),
             Some((&OVERFLOW, [])) => Self::Overflow,
+            Some((&ABORTED, [])) => Self::Aborted,
+            Some((&REPLIES, rest)) if parts(rest).is_some() => Self::Replies(rest),
             _ => Self::Malformed,
         }
     }
@@ -150,6 +202,30 @@ pub fn values(bytes: &[u8]) -> impl ExactSizeIterator<Item = Option<i64>> {
         let value = i64::from_le_bytes(chunk[1..].try_into().expect("chunks of nine"));
         (chunk[0] != 0).then_some(value)
     })
+}
+
+/// The answers of [`Answer::Replies`], in the order of the commands.
+pub fn replies(bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
+    parts(bytes).into_iter().flatten().map(Answer::decode)
+}
+
+/// What is written as `length: u32 │ bytes`, one behind the other; `None` when it is not.
+fn parts(bytes: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
+    let mut unread = bytes;
+    while !unread.is_empty() {
+        (_, unread) = part(unread)?;
+    }
+    let mut unread = bytes;
+    Some(std::iter::from_fn(move || {
+        let (found, rest) = part(unread)?;
+        unread = rest;
+        Some(found)
+    }))
+}
+
+fn part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = bytes.split_first_chunk()?;
+    rest.split_at_checked(u32::from_le_bytes(*len) as usize)
 }
 
 /// The counters of one node.
@@ -233,10 +309,7 @@ impl Counters {
             DELETE => {
                 let mut count = 0;
                 // All keys are read before one is deleted: a malformed command does nothing.
-                let mut unread = rest;
-                while !unread.is_empty() {
-                    (_, unread) = key(unread)?;
-                }
+                check_keys(rest)?;
                 let mut unread = rest;
                 while let Some((name, more)) = key(unread) {
                     count += i64::from(self.values.remove(name));
@@ -244,7 +317,38 @@ impl Counters {
                 }
                 say(reply, INTEGER, count);
             }
+            TRANSACTION => return self.run_all(rest, reply),
             _ => return self.look(command, reply),
+        }
+        Some(())
+    }
+
+    /// A transaction: everything is read before anything is applied. An overflow is the answer to its own command; the others
+    /// are applied all the same, as in Redis.
+    fn run_all(&mut self, transaction: &[u8], reply: &mut Vec<u8>) -> Option<()> {
+        let (count, mut rest) = transaction.split_first_chunk()?;
+        let mut as_watched = true;
+        for _ in 0..u32::from_le_bytes(*count) {
+            let (name, more) = key(rest)?;
+            let (&some, more) = more.split_first()?;
+            let (value, more) = integer(more)?;
+            as_watched &= self.values.get(name) == (some != 0).then_some(value);
+            rest = more;
+        }
+        if !parts(rest)?.all(|command| check(command).is_some()) {
+            return None;
+        }
+        if !as_watched {
+            reply.push(ABORTED);
+            return Some(());
+        }
+        reply.push(REPLIES);
+        for command in parts(rest)? {
+            let at = reply.len();
+            reply.extend_from_slice(&[0; 4]);
+            self.run(command, reply)?; // It was checked.
+            let len = (reply.len() - at - 4) as u32;
+            reply[at..at + 4].copy_from_slice(&len.to_le_bytes());
         }
         Some(())
     }
@@ -280,6 +384,35 @@ impl Counters {
         }
         Some(())
     }
+}
+
+/// Whether these bytes are a command that may be in a transaction, which another transaction may not.
+fn check(command: &[u8]) -> Option<()> {
+    let (&op, rest) = command.split_first()?;
+    match op {
+        SET | ADD | GET_SET => value_and_key(rest).map(|_| ()),
+        COMPARE_AND_SET => {
+            let (_, rest) = integer(rest)?;
+            let (_, rest) = key(rest)?;
+            let (_, rest) = rest.split_first()?;
+            let (_, []) = integer(rest)? else { return None };
+            Some(())
+        }
+        DELETE | GET_MANY | EXISTS => check_keys(rest),
+        GET => {
+            let (_, []) = key(rest)? else { return None };
+            Some(())
+        }
+        SIZE => rest.is_empty().then_some(()),
+        _ => None,
+    }
+}
+
+fn check_keys(mut unread: &[u8]) -> Option<()> {
+    while !unread.is_empty() {
+        (_, unread) = key(unread)?;
+    }
+    Some(())
 }
 
 fn say(reply: &mut Vec<u8>, tag: u8, value: i64) {
@@ -503,6 +636,129 @@ mod tests {
             counters.values.len(),
             1,
             "nothing is deleted by half a command"
+        );
+    }
+
+    fn transaction(watched: &[(&[u8], Option<i64>)], commands: &[Command<'_, '_>]) -> Vec<u8> {
+        let (mut queued, mut bytes) = (Vec::new(), Vec::new());
+        for command in commands {
+            bytes.clear();
+            command.encode(&mut bytes);
+            queued.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+            queued.extend_from_slice(&bytes);
+        }
+        bytes.clear();
+        encode_transaction(watched.iter().copied(), &queued, &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_transaction_is_applied_as_one_and_answers_each_of_its_commands() {
+        let mut counters = Counters::default();
+        counters.values.insert(b"max", i64::MAX);
+        let keys: &[&[u8]] = &[b"a", b"none"];
+        let add = |key| Command::Add { key, delta: 1 };
+        let bytes = transaction(
+            &[(b"max", Some(i64::MAX)), (b"a", None)],
+            &[
+                add(b"a"),
+                add(b"max"),
+                add(b"a"),
+                Command::GetMany { keys },
+                Command::Exists { keys },
+                Command::Get { key: b"a" },
+                Command::CompareAndSet {
+                    key: b"a",
+                    expected: Some(2),
+                    new: 7,
+                },
+                Command::GetSet {
+                    key: b"a",
+                    value: 8,
+                },
+                Command::Size,
+                Command::Delete { keys },
+                Command::Set {
+                    key: b"b",
+                    value: 1,
+                },
+            ],
+        );
+        let mut reply = Vec::new();
+        counters.run(&bytes, &mut reply).expect("it is a command");
+        let Answer::Replies(bytes) = Answer::decode(&reply) else {
+            panic!("{reply:?}")
+        };
+        let answers: Vec<Answer<'_>> = replies(bytes).collect();
+        let Answer::Values(there) = answers[3] else {
+            panic!("{answers:?}")
+        };
+        assert_eq!(values(there).collect::<Vec<_>>(), [Some(2), None]);
+        let others = [&answers[..3], &answers[4..]].concat();
+        let expected = [
+            Answer::Integer(1),
+            Answer::Overflow,
+            Answer::Integer(2),
+            Answer::Integer(1),
+            Answer::Value(Some(2)),
+            Answer::Integer(1),
+            Answer::Value(Some(7)),
+            Answer::Integer(2),
+            Answer::Integer(1),
+            Answer::Done,
+        ];
+        assert_eq!(others, expected);
+        assert_eq!(counters.values.get(b"a"), None);
+        assert_eq!(counters.values.get(b"b"), Some(1));
+    }
+
+    #[test]
+    fn a_transaction_whose_watched_keys_have_other_values_changes_nothing() {
+        for (watched, applied) in [(Some(5), true), (Some(6), false), (None, false)] {
+            let mut counters = Counters::default();
+            counters.values.insert(b"a", 5);
+            let set = Command::Set {
+                key: b"a",
+                value: 9,
+            };
+            let bytes = transaction(&[(b"b", None), (b"a", watched)], &[set]);
+            let mut reply = Vec::new();
+            counters.run(&bytes, &mut reply).expect("it is a command");
+            assert_eq!(Answer::decode(&reply) != Answer::Aborted, applied);
+            assert_eq!(counters.values.get(b"a"), Some(if applied { 9 } else { 5 }));
+        }
+    }
+
+    /// Of a transaction that is damaged anywhere nothing is applied.
+    #[test]
+    fn any_cut_of_a_transaction_is_refused_without_a_change() {
+        let keys: &[&[u8]] = &[b"key", b"other"];
+        let set = Command::Set {
+            key: b"key",
+            value: 2,
+        };
+        let last = Command::Delete { keys };
+        let whole = transaction(&[(b"key", Some(1))], &[set, last]);
+        let ends = [19, 19 + 4 + 1 + 8 + 2 + 3]; // Without commands, and with the first: those are transactions too.
+        for cut in (0..whole.len()).filter(|cut| !ends.contains(cut)) {
+            let mut counters = Counters::default();
+            counters.values.insert(b"key", 1);
+            assert_eq!(counters.run(&whole[..cut], &mut Vec::new()), None, "{cut}");
+            assert_eq!(counters.values.get(b"key"), Some(1), "cut at {cut}");
+        }
+        let mut nested = Vec::new();
+        let queued = [&(whole.len() as u32).to_le_bytes()[..], &whole].concat();
+        encode_transaction([].into_iter(), &queued, &mut nested);
+        let mut counters = Counters::default();
+        assert_eq!(
+            counters.run(&nested, &mut Vec::new()),
+            None,
+            "no transaction in another"
+        );
+        assert_eq!(
+            counters.look(&whole, &mut Vec::new()),
+            None,
+            "it is no query"
         );
     }
 }

@@ -13,6 +13,7 @@ mod resp;
 mod saves;
 mod server;
 mod store;
+mod transaction;
 
 use std::io::{IsTerminal, Write};
 use std::net::ToSocketAddrs;
@@ -273,11 +274,18 @@ fn serve(args: &Serve, log: &Log) -> Result<(), Box<dyn std::error::Error>> {
         .ok_or_else(|| format!("{}: no such address", me.client))?;
     let machine = Sessions::new(machine::Counters::default(), Limits::default());
     let sessions = machine.watch();
+    let max_entry_bytes = config.max_entry_bytes;
     let node = Node::start(config, machine)?;
     // Most elections end within two or three of these.
     let patience = args.election_timeout * 5;
-    let mut server = Server::bind(node.clone(), sessions, client_addr, patience)
-        .map_err(|error| format!("listening for clients on {client_addr}: {error}"))?;
+    let mut server = Server::bind(
+        node.clone(),
+        sessions,
+        client_addr,
+        patience,
+        max_entry_bytes,
+    )
+    .map_err(|error| format!("listening for clients on {client_addr}: {error}"))?;
     tracing::info!("node {} takes clients on {client_addr}", args.id);
     let end = server.run(&stop)?;
     let left = node.shutdown();

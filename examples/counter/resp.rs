@@ -266,6 +266,12 @@ impl Writer<'_> {
             .extend_from_slice(if self.resp3 { b"_\r\n" } else { b"$-1\r\n" });
     }
 
+    /// What `EXEC` answers when a watched key has changed.
+    pub fn null_array(&mut self) {
+        self.out
+            .extend_from_slice(if self.resp3 { b"_\r\n" } else { b"*-1\r\n" });
+    }
+
     pub fn array(&mut self, len: usize) {
         self.prefixed(b'*', len as i64);
     }

@@ -67,6 +67,7 @@ pub struct Server {
     busy_since: Option<Instant>,
     /// How long a request waits for a node that is busy or knows no leader, before its client is told.
     patience: Duration,
+    max_entry_bytes: usize,
     accepted: u64,
     commands: u64,
 }
@@ -77,6 +78,7 @@ impl Server {
         sessions: Watch,
         addr: SocketAddr,
         patience: Duration,
+        max_entry_bytes: usize,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut listener = TcpListener::bind(addr)?;
@@ -105,6 +107,7 @@ impl Server {
             encoded: Vec::new(),
             busy_since: None,
             patience,
+            max_entry_bytes,
             accepted: 0,
             commands: 0,
         })
@@ -195,6 +198,9 @@ impl Server {
                     | ProposeError::Replaced
                     | ProposeError::Unconfirmed),
                 ) => connection.refuse(number, error),
+                _ if connection.watch(number, outcome.is_ok().then_some(reply)) => {
+                    connection.answer(number, |out| Writer { out, resp3 }.simple("OK"));
+                }
                 _ => connection.answer(number, |out| write_outcome(outcome, reply, out, resp3)),
             }
             list(connection, at, todo);
@@ -356,6 +362,9 @@ impl Server {
 
     /// Acts on the request that the parser has found. False when it has to wait.
     fn request(&mut self, connection: &mut Connection, at: usize) -> bool {
+        if connection.client.watches.any() && !connection.nothing_waits() {
+            return false; // What becomes of it may depend on the answer.
+        }
         let request = &connection.input[connection.begin..];
         // Most requests have few arguments: those need no memory.
         let mut few = [&[][..]; 8];
@@ -380,6 +389,7 @@ impl Server {
             connections: self.places.len() - self.free.len(),
             commands: self.commands,
             port: self.port,
+            max_entry_bytes: self.max_entry_bytes,
         };
         let mut local = Vec::new();
         let action = dispatch(
@@ -395,22 +405,37 @@ impl Server {
                 connection.closing |= matches!(action, Action::Close);
                 true
             }
-            Action::Write if connection.reads > 0 => false,
-            Action::Write => self.hand_in(connection, at, false),
+            Action::Write | Action::Exec if connection.reads > 0 => false,
+            Action::Write => self.hand_in(connection, at, false, false),
+            Action::Exec => {
+                let taken = self.hand_in(connection, at, false, false);
+                if taken {
+                    connection.client.end_transaction();
+                }
+                taken
+            }
             // Behind the connection's own writes a read goes through the log, to see them.
-            Action::Read if connection.writes > 0 => self.hand_in(connection, at, false),
-            Action::Read => self.hand_in(connection, at, true),
+            Action::Read if connection.writes > 0 => self.hand_in(connection, at, false, false),
+            Action::Read => self.hand_in(connection, at, true, false),
+            Action::Watch if !connection.nothing_waits() => false,
+            Action::Watch => self.hand_in(connection, at, true, true),
         }
     }
 
     /// Gives a request to the cluster. False when it has to wait.
-    fn hand_in(&mut self, connection: &mut Connection, at: usize, is_read: bool) -> bool {
+    fn hand_in(
+        &mut self,
+        connection: &mut Connection,
+        at: usize,
+        is_read: bool,
+        is_watch: bool,
+    ) -> bool {
         let how = is_read.then_some(connection.client.reads);
         let handed = self.offer(at, connection.next_number(), how, &self.encoded);
         match handed {
             Ok(()) => {
                 self.busy_since = None;
-                connection.wait(is_read, &self.encoded);
+                connection.wait(is_read, is_watch, &self.encoded);
                 true
             }
             Err(ProposeError::Busy | ProposeError::NotLeader { .. })
@@ -421,6 +446,7 @@ impl Server {
             }
             Err(error) => {
                 let resp3 = connection.client.resp3;
+                connection.client.watches.failed |= is_watch;
                 write_outcome(Err(error), &[], connection.reply_place(), resp3);
                 true
             }

@@ -332,3 +332,201 @@ fn a_server_whose_log_goes_nowhere_serves_and_leaves_in_order() {
         assert!(left.success(), "{what}: {left}");
     }
 }
+
+/// What one connection is answered, word by word of each request.
+fn told(client: &mut Connection, requests: &[&str]) -> Vec<Result<Value, String>> {
+    let words = |text: &&str| ask(client, &text.split(' ').collect::<Vec<_>>());
+    requests.iter().map(words).collect()
+}
+
+#[test]
+fn a_transaction_is_applied_as_one_or_not_at_all() {
+    let cluster = Cluster::start(3);
+    let leader = cluster.until_leader();
+    let follower = leader % 3 + 1;
+    for id in [leader, follower] {
+        let mut client = cluster.client(id);
+        let key = format!("t{id}");
+        let queued = || Ok(Value::SimpleString("QUEUED".into()));
+        let (incr, get) = (format!("INCR {key}"), format!("GET {key}"));
+        let (set, del) = (format!("SET {key} 10"), format!("DEL {key}"));
+
+        // The way most client libraries send a pipeline.
+        assert_eq!(told(&mut client, &[&set]), [Ok(Value::Okay)]);
+        let at = || {
+            let info = cluster.info(leader).expect("it answers");
+            (info.number("term"), info.number("commit"))
+        };
+        let before = at();
+        let (all,): (Vec<Value>,) = redis::pipe()
+            .atomic()
+            .cmd("INCR")
+            .arg(&key)
+            .cmd("MGET")
+            .arg(&[&key, "none"])
+            .cmd("INCRBY")
+            .arg(&[&key, "2"])
+            .cmd("CAS")
+            .arg(&[&key, "12", "20"])
+            .cmd("EXISTS")
+            .arg(&[&key, "none"])
+            .query(&mut client)
+            .map(|all| (all,))
+            .expect("it is applied");
+        let pair = Value::Array(vec![bulk("11"), Value::Nil]);
+        let ints = [11, 13, 0, 1].map(Value::Int);
+        assert_eq!(all[0], ints[0]);
+        assert_eq!(all[1], pair);
+        assert_eq!(all[2..], ints[1..]);
+        let after = at();
+        if after.0 == before.0 {
+            assert_eq!(after.1, before.1 + 1, "all of it is one entry");
+        }
+
+        // What could not be queued voids all of it.
+        for bad in [
+            "NONSENSE",
+            "INCR",
+            "INCRBY a text",
+            "PING",
+            "SESSION OPEN",
+            "WATCH a",
+        ] {
+            let answers = told(&mut client, &["MULTI", &incr, bad, &incr, "EXEC", &get]);
+            assert_eq!(answers[0], Ok(Value::Okay));
+            assert_eq!([&answers[1], &answers[3]], [&queued(), &queued()]);
+            answers[2].as_ref().expect_err("it is refused");
+            let error = answers[4].as_ref().expect_err("it is void");
+            assert!(error.contains("ExecAbort"), "{bad}: {error}");
+            assert_eq!(answers[5], Ok(bulk("13")), "after {bad}");
+        }
+        // What fails in itself does not.
+        let largest = format!("SET {key} {}", i64::MAX);
+        let answers = told(&mut client, &["MULTI", &largest, &incr, &del, "EXEC", &get]);
+        // This client makes the one error in the array that of the whole.
+        let error = answers[4].as_ref().expect_err("one of them overflows");
+        assert!(error.contains("would overflow"), "{error}");
+        assert_eq!(answers[5], Ok(Value::Nil), "the others are applied");
+
+        // Nothing is left of one that is dropped, whichever way.
+        for end in ["DISCARD", "RESET"] {
+            let answers = told(&mut client, &["MULTI", &incr, end, &get, "EXEC", "DISCARD"]);
+            assert_eq!(answers[3], Ok(Value::Nil), "after {end}");
+            for (answer, says) in [
+                (&answers[4], "EXEC without"),
+                (&answers[5], "DISCARD without"),
+            ] {
+                let error = answer.as_ref().expect_err("there is no MULTI");
+                assert!(error.contains(says), "{error}");
+            }
+        }
+        let mut leaves = cluster.client(id);
+        told(&mut leaves, &["MULTI", &incr, "QUIT"]);
+        let mut breaks = cluster.client(id);
+        told(&mut breaks, &["MULTI", &incr]);
+        drop(breaks);
+        let answers = told(&mut client, &[&get, "MULTI", "MULTI", &incr, "EXEC"]);
+        assert_eq!(
+            answers[0],
+            Ok(Value::Nil),
+            "connections that ended before EXEC"
+        );
+        let nested = answers[2].as_ref().expect_err("one is open already");
+        assert!(nested.contains("nested"), "{nested}");
+        assert_eq!(answers[4], Ok(Value::Array(vec![Value::Int(1)])));
+        assert_eq!(
+            told(&mut client, &["MULTI", "EXEC"])[1],
+            Ok(Value::Array(vec![]))
+        );
+
+        // Too long for an entry: refused when it becomes so, and nothing of it is applied.
+        assert_eq!(told(&mut client, &["MULTI"]), [Ok(Value::Okay)]);
+        let long = "k".repeat(60_000);
+        let outcomes: Vec<_> = (0..18)
+            .map(|_| ask(&mut client, &["INCR", &long]))
+            .collect();
+        assert_eq!(outcomes[16], queued());
+        let error = outcomes[17].as_ref().expect_err("over a MiB");
+        assert!(error.contains("limit of 1048576 bytes"), "{error}");
+        let answers = told(&mut client, &["EXEC", &get]);
+        let error = answers[0].as_ref().expect_err("it is void");
+        assert!(error.contains("ExecAbort"), "{error}");
+        assert_eq!(ask(&mut client, &["GET", &long]), Ok(Value::Nil));
+    }
+    cluster.until_equal();
+}
+
+#[test]
+fn a_transaction_with_a_watched_key_that_has_changed_is_not_applied() {
+    let cluster = Cluster::start(3);
+    for id in cluster.ids() {
+        let (mut client, mut other) = (cluster.client(id), cluster.client(id % 3 + 1));
+        let key = format!("w{id}");
+        let (watch, get) = (format!("WATCH {key} none"), format!("GET {key}"));
+        let (set, incr) = (format!("SET {key} 10"), format!("INCR {key}"));
+        let mut runs = |between: &dyn Fn(&mut Connection, &mut Connection)| {
+            told(&mut other, &[&set]);
+            assert_eq!(told(&mut client, &[&watch]), [Ok(Value::Okay)]);
+            between(&mut client, &mut other);
+            let answers = told(&mut client, &["MULTI", &incr, "EXEC", &get]);
+            let applied = match &answers[2] {
+                Ok(Value::Nil) => false,
+                Ok(Value::Array(parts)) => parts[..] == [Value::Int(11)],
+                other => panic!("{other:?}"),
+            };
+            (applied, answers[3].clone())
+        };
+        assert_eq!(runs(&|_, _| {}), (true, Ok(bulk("11"))));
+        let reads = |client: &mut Connection, _: &mut Connection| {
+            assert_eq!(told(client, &[&get]), [Ok(bulk("10"))]);
+        };
+        assert_eq!(runs(&reads), (true, Ok(bulk("11"))));
+        let changed = |_: &mut Connection, other: &mut Connection| {
+            told(other, &[&incr]);
+        };
+        assert_eq!(runs(&changed), (false, Ok(bulk("11"))));
+        let made = |_: &mut Connection, other: &mut Connection| {
+            told(other, &["SET none 1"]);
+        };
+        assert_eq!(runs(&made), (false, Ok(bulk("10"))));
+        told(&mut cluster.client(id), &["DEL none"]);
+        let itself = |client: &mut Connection, _: &mut Connection| {
+            told(client, &[&incr, &set]);
+        };
+        assert_eq!(runs(&itself), (false, Ok(bulk("10"))));
+        // It has seen what stood there in between.
+        let seen = |client: &mut Connection, other: &mut Connection| {
+            told(other, &[&incr]);
+            assert_eq!(told(client, &[&get]), [Ok(bulk("11"))]);
+            told(other, &[&set]);
+        };
+        assert_eq!(runs(&seen), (false, Ok(bulk("10"))));
+        let unwatched = |client: &mut Connection, other: &mut Connection| {
+            told(other, &[&incr, &set]);
+            assert_eq!(told(client, &["UNWATCH"]), [Ok(Value::Okay)]);
+        };
+        assert_eq!(runs(&unwatched), (true, Ok(bulk("11"))));
+    }
+    cluster.until_equal();
+}
+
+#[test]
+fn a_transaction_of_a_session_counts_once() {
+    let cluster = Cluster::start(3);
+    let Ok(Value::Int(session)) = ask(&mut cluster.client(1), &["SESSION", "OPEN"]) else {
+        panic!("a session is opened")
+    };
+    let exec = format!("SESSION {session} 1 EXEC");
+    for id in cluster.ids() {
+        let answers = told(
+            &mut cluster.client(id),
+            &["MULTI", "INCR a", "INCRBY b 5", &exec, "GET a"],
+        );
+        let both = Value::Array(vec![Value::Int(1), Value::Int(5)]);
+        assert_eq!(answers[3], Ok(both), "on server {id}");
+        assert_eq!(answers[4], Ok(bulk("1")), "on server {id}");
+    }
+    let without = ask(&mut cluster.client(1), &exec.split(' ').collect::<Vec<_>>());
+    let error = without.expect_err("nothing was queued");
+    assert!(error.contains("EXEC without MULTI"), "{error}");
+}
