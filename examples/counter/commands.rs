@@ -27,6 +27,8 @@ pub enum Action {
     Replied,
     /// The reply is written, and then the connection ends.
     Close,
+    /// These are words of HTTP: the connection ends without a reply, and nothing behind them is looked at.
+    Http,
     /// The encoded command goes to the leader's log.
     Write,
     /// The encoded query is answered by a read as the connection wants it: [`Client::reads`].
@@ -143,6 +145,11 @@ pub fn dispatch(
         out,
         resp3: client.resp3,
     };
+    // A web page can send what it likes to this port, in the body of a POST. These words come before the body, and are no
+    // commands of any client.
+    if matches!(lower, "post" | "host:") {
+        return Action::Http;
+    }
     let name = match check(lower, args) {
         Ok(name) => name,
         Err(text) => {

@@ -29,6 +29,8 @@ const GRACE: Duration = Duration::from_micros(50);
 const LOOK_ROUND: Duration = Duration::from_millis(100);
 /// What a busy node refused is tried again after so long at the latest.
 const RETRY: Duration = Duration::from_millis(1);
+/// Interval between log lines of one kind that clients can cause.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// What is read from a client at once.
 const READ_BYTES: usize = 64 << 10;
 
@@ -46,6 +48,26 @@ pub enum End {
 struct Place {
     connection: Option<Box<Connection>>,
     generation: u16,
+}
+
+/// Log lines that clients can cause: one a second, with the number of those that were left out.
+#[derive(Debug, Default)]
+struct LogRate {
+    last: Option<Instant>,
+    suppressed: u64,
+}
+
+impl LogRate {
+    /// How many lines were left out since the last one, when another is due.
+    fn due(&mut self) -> Option<u64> {
+        let now = Instant::now();
+        if self.last.is_some_and(|last| now - last < LOG_INTERVAL) {
+            self.suppressed += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.suppressed))
+    }
 }
 
 pub struct Server {
@@ -70,6 +92,7 @@ pub struct Server {
     max_entry_bytes: usize,
     accepted: u64,
     commands: u64,
+    http_log: LogRate,
 }
 
 impl Server {
@@ -110,6 +133,7 @@ impl Server {
             max_entry_bytes,
             accepted: 0,
             commands: 0,
+            http_log: LogRate::default(),
         })
     }
 
@@ -403,6 +427,18 @@ impl Server {
             Action::Replied | Action::Close => {
                 connection.reply_place().extend_from_slice(&local);
                 connection.closing |= matches!(action, Action::Close);
+                true
+            }
+            Action::Http => {
+                connection.closing = true;
+                if let Some(suppressed) = self.http_log.due() {
+                    tracing::warn!(
+                        client = %connection.from,
+                        suppressed,
+                        "client disconnected: it sent HTTP (POST or Host:) to the port for commands, as a web page does; nothing \
+                         of it was executed"
+                    );
+                }
                 true
             }
             Action::Write | Action::Exec if connection.reads > 0 => false,

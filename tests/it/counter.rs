@@ -1,13 +1,14 @@
 //! The counter in everyday use: any Redis client, any node, restarts in order.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 
 use redis::{Connection, Value};
 
 use crate::cluster::{Cluster, Outcome, incr};
-use crate::until;
+use crate::{DEADLINE, until};
 
 #[test]
 fn every_port_counts_up() {
@@ -331,6 +332,65 @@ fn a_server_whose_log_goes_nowhere_serves_and_leaves_in_order() {
         let left = cluster.terminate(1);
         assert!(left.success(), "{what}: {left}");
     }
+}
+
+/// All that the server sends to `bytes`, until it ends the connection.
+fn raw(cluster: &Cluster, id: usize, bytes: &[u8]) -> String {
+    let mut stream =
+        TcpStream::connect(("127.0.0.1", cluster.client_port(id))).expect("it is there");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a time");
+    stream.write_all(bytes).expect("it takes them");
+    let mut said = Vec::new();
+    let end = stream.read_to_end(&mut said);
+    let said = String::from_utf8_lossy(&said).into_owned();
+    match end {
+        // Bytes that it did not read make the end an abrupt one.
+        Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => {
+            panic!("{error}: {said}")
+        }
+        _ => said,
+    }
+}
+
+#[test]
+fn a_web_page_executes_nothing() {
+    let cluster = Cluster::start(1);
+    let body = "INCR page\r\nINCR page\r\n";
+    for (head, told) in [
+        ("POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", ""),
+        ("post / HTTP/1.1\r\n\r\n", ""),
+        (
+            "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+            "-ERR wrong number",
+        ),
+        (
+            "PUT / HTTP/1.1\r\nHOST: 127.0.0.1\r\n\r\n",
+            "-ERR unknown command 'PUT'",
+        ),
+        ("*1\r\n$4\r\nPOST\r\n", ""),
+        (
+            "MULTI\r\nINCR page\r\nPOST / HTTP/1.1\r\n\r\nEXEC\r\n",
+            "+OK\r\n+QUEUED",
+        ),
+    ] {
+        let said = raw(&cluster, 1, format!("{head}{body}").as_bytes());
+        assert!(
+            said.starts_with(told) && !said.contains("\n:"),
+            "{head:?}: {said:?}"
+        );
+        assert!(said.lines().count() <= 2, "{head:?}: {said:?}");
+    }
+    // What came before is done and answered.
+    let said = raw(
+        &cluster,
+        1,
+        b"INCR client\r\nPOST / HTTP/1.1\r\nINCR client\r\n",
+    );
+    assert_eq!(said, ":1\r\n");
+    assert_eq!(cluster.get(1, "page"), 0);
+    assert_eq!(cluster.get(1, "client"), 1);
+    let log = cluster.log(1);
+    assert!(log.contains("it sent HTTP"), "{log}");
 }
 
 /// What one connection is answered, word by word of each request.
