@@ -25,6 +25,10 @@ use crate::resp::Parser;
 
 /// Requests of one connection that wait for the cluster; beyond it the connection is not read.
 pub const MAX_WAITING: usize = 1024;
+/// So many bits of a request's number come back with its answer.
+pub const NUMBER_BITS: u32 = 12;
+// Requests that wait have consecutive numbers: their last bits tell them apart.
+const _: () = assert!(MAX_WAITING <= 1 << NUMBER_BITS);
 /// Bytes that wait to be taken by the client; beyond it it is cut off.
 const MAX_OUT: usize = 64 << 20;
 
@@ -174,8 +178,9 @@ impl Connection {
         }
     }
 
+    /// Where in `waiting` a request is; of its number the last bits are enough.
     fn place_of(&self, number: u32) -> usize {
-        number.wrapping_sub(self.front) as usize
+        (number.wrapping_sub(self.front) % (1 << NUMBER_BITS)) as usize
     }
 
     /// The answer to request `number` is known: `write` writes it.

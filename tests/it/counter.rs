@@ -590,3 +590,85 @@ fn a_transaction_of_a_session_counts_once() {
     let error = without.expect_err("nothing was queued");
     assert!(error.contains("EXEC without MULTI"), "{error}");
 }
+
+/// Every command, with arguments that are no numbers, too large ones, none: each is answered, and the server goes on.
+#[test]
+fn no_request_ends_the_server() {
+    let cluster = Cluster::start(1);
+    let mut client = cluster.client(1);
+    let Ok(Value::Array(commands)) = ask(&mut client, &["COMMAND"]) else {
+        panic!("a list of commands")
+    };
+    let name = |command: &Value| match command {
+        Value::Array(parts) => match &parts[0] {
+            Value::BulkString(name) => String::from_utf8_lossy(name).into_owned(),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    let names: Vec<String> = commands.iter().map(name).collect();
+    assert!(names.len() > 25, "{names:?}");
+    let (most, least) = (i64::MAX.to_string(), i64::MIN.to_string());
+    let long = "k".repeat(70_000);
+    let pool = [
+        "",
+        "0",
+        "-1",
+        "1",
+        &most,
+        &least,
+        "18446744073709551615",
+        "nil",
+        "*",
+        "a",
+        &long,
+        "\r\n\0",
+        "open",
+        "keep",
+        "close",
+        "get",
+        "info",
+        "id",
+        "setname",
+        "stale",
+        "exec",
+        "incr",
+        "del",
+        "3",
+        "auth",
+    ];
+    let mut seed = 1u64;
+    let mut pick = |of: usize| {
+        seed = seed
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (seed >> 33) as usize % of
+    };
+    for round in 0..4000 {
+        let name = names[pick(names.len())].as_str();
+        // A connection that takes no more replies is another test's.
+        if name == "quit" {
+            continue;
+        }
+        let mut words = vec![name];
+        for _ in 0..pick(6) {
+            words.push(pool[pick(pool.len())]);
+        }
+        if let Err(error) = ask(&mut client, &words) {
+            assert!(
+                !error.contains("IoError")
+                    && !error.contains("broken pipe")
+                    && !error.contains("closed"),
+                "request {round}, {:?}: {error}",
+                words
+                    .iter()
+                    .map(|word| &word[..word.len().min(20)])
+                    .collect::<Vec<_>>()
+            );
+        }
+    }
+    assert_eq!(
+        told(&mut client, &["RESET", "SET a 5", "GET a"])[2],
+        Ok(bulk("5"))
+    );
+}
