@@ -12,6 +12,7 @@ use ringraft::session::{self, Request, Watch};
 use ringraft::{Consistency, Node};
 
 use crate::info;
+use crate::limits::{ClientStats, Limits};
 use crate::machine::{Answer, Command, MAX_KEY_BYTES, encode_transaction, replies, values};
 use crate::resp::{Writer, number};
 use crate::saves::Saves;
@@ -58,6 +59,12 @@ impl Client {
         self.transaction = None;
         self.watches = Watches::default();
     }
+
+    /// Bytes that it holds.
+    pub fn memory(&self) -> usize {
+        let queued = self.transaction.as_ref().map_or(0, Transaction::memory);
+        self.name.capacity() + queued + self.watches.memory()
+    }
 }
 
 impl Default for Client {
@@ -79,11 +86,10 @@ pub struct Context<'a> {
     pub node: &'a Node,
     pub sessions: &'a Watch,
     pub saves: &'a Saves,
-    pub connections: usize,
+    pub clients: ClientStats,
+    pub limits: &'a Limits,
     pub commands: u64,
     pub port: u16,
-    /// The longest command that the log takes.
-    pub max_entry_bytes: usize,
 }
 
 /// `(name, arity)`: a negative arity is a minimum, the name counts.
@@ -256,10 +262,13 @@ fn transact(
             ));
         }
         ("watch", None) => {
-            if !client.watches.has_room(args, context.max_entry_bytes / 2) {
+            if !client
+                .watches
+                .has_room(args, context.limits.max_entry_bytes / 2)
+            {
                 return Err(format!(
                     "ERR the watched keys are over the limit of {} bytes, with {WATCHED_BYTES} for each key",
-                    context.max_entry_bytes / 2
+                    context.limits.max_entry_bytes / 2
                 ));
             }
             Request::Plain.encode(encoded);
@@ -299,12 +308,12 @@ fn execute(
     }
     request.encode(encoded);
     encode_transaction(client.watches.iter(), transaction.commands(), encoded);
-    if encoded.len() > context.max_entry_bytes {
+    if encoded.len() > context.limits.max_entry_bytes {
         let len = encoded.len();
         client.end_transaction();
         return Err(format!(
             "EXECABORT Transaction discarded: it has {len} bytes in the log, over the limit of {}; send fewer commands at a time",
-            context.max_entry_bytes
+            context.limits.max_entry_bytes
         ));
     }
     Ok(Action::Exec)
@@ -337,10 +346,10 @@ fn queue(
             return Err(text);
         }
     }
-    if !transaction.push(encoded, context.max_entry_bytes) {
+    if !transaction.push(encoded, context.limits.max_entry_bytes) {
         return Err(format!(
             "ERR the transaction is over the limit of {} bytes in the log; send fewer commands at a time",
-            context.max_entry_bytes
+            context.limits.max_entry_bytes
         ));
     }
     reply.simple("QUEUED");

@@ -29,8 +29,17 @@ pub const MAX_WAITING: usize = 1024;
 pub const NUMBER_BITS: u32 = 12;
 // Requests that wait have consecutive numbers: their last bits tell them apart.
 const _: () = assert!(MAX_WAITING <= 1 << NUMBER_BITS);
-/// Bytes that wait to be taken by the client; beyond it it is cut off.
+/// Bytes of replies that wait to be taken by the client; with as many no further request is begun, and beyond it the client is
+/// cut off: answers to what it had asked before go on coming.
 const MAX_OUT: usize = 64 << 20;
+/// Bytes of commands that wait for the cluster; with as many no further one is begun.
+const MAX_SENT: usize = 4 << 20;
+/// What each buffer of a connection keeps when nothing is under way: more than one short request needs.
+const KEEP_BYTES: usize = 1 << 10;
+const KEEP_WAITING: usize = 16;
+/// Replies that have been written are dropped from the front of the buffer when there are so many bytes of them, and they are
+/// half of it: no byte is moved more than once on average.
+const COMPACT_BYTES: usize = 64 << 10;
 
 /// Commands that wait with a connection, encoded, from the first one's place on: dropped when so many bytes are done with.
 const SENT_SLACK: u64 = 64 << 10;
@@ -70,6 +79,8 @@ pub struct Connection {
     pub out: Vec<u8>,
     written: usize,
     waiting: VecDeque<Place>,
+    /// Bytes of the replies in it.
+    known_bytes: usize,
     /// The number of the request at the front of `waiting`.
     front: u32,
     /// The encoded commands of `waiting`, and how many bytes have been dropped before them.
@@ -91,6 +102,8 @@ pub struct Connection {
     pub closing: bool,
     /// It is in the list of those to be looked at.
     pub listed: bool,
+    /// What the server has counted for it of its [`memory`](Self::memory).
+    pub accounted: usize,
 }
 
 impl Connection {
@@ -108,6 +121,7 @@ impl Connection {
             out: Vec::new(),
             written: 0,
             waiting: VecDeque::new(),
+            known_bytes: 0,
             front: 0,
             sent: Vec::new(),
             sent_from: 0,
@@ -121,6 +135,7 @@ impl Connection {
             half_closed: false,
             closing: false,
             listed: false,
+            accounted: 0,
         }
     }
 
@@ -129,7 +144,32 @@ impl Connection {
         self.waiting.len() < MAX_WAITING
             && self.refused == 0
             && !self.closing
-            && self.out.len() - self.written < MAX_OUT
+            && self.out.len() - self.written + self.known_bytes < MAX_OUT
+            && self.sent.len() < MAX_SENT
+    }
+
+    /// Bytes that it holds.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>()
+            + self.input.capacity()
+            + self.out.capacity()
+            + self.known_bytes
+            + self.sent.capacity()
+            + self.waiting.capacity() * size_of::<Place>()
+            + self.parser.memory()
+            + self.client.memory()
+    }
+
+    /// Gives back what large requests and replies have needed, once nothing of them is left.
+    pub fn shrink(&mut self) {
+        for buffer in [&mut self.input, &mut self.out, &mut self.sent] {
+            if buffer.is_empty() && buffer.capacity() > KEEP_BYTES {
+                *buffer = Vec::new();
+            }
+        }
+        if self.waiting.is_empty() && self.waiting.capacity() > KEEP_WAITING {
+            self.waiting = VecDeque::new();
+        }
     }
 
     pub fn nothing_waits(&self) -> bool {
@@ -165,17 +205,15 @@ impl Connection {
         self.front.wrapping_add(self.waiting.len() as u32)
     }
 
-    /// Where a reply that is known at once is to be written: to the client, or to its place behind those that are not.
-    pub fn reply_place(&mut self) -> &mut Vec<u8> {
+    /// Writes a reply that is known at once: to the client, or to its place behind those that are not.
+    pub fn reply(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if self.waiting.is_empty() {
-            return &mut self.out;
+            return write(&mut self.out);
         }
-        let (reply, done) = (Vec::new(), false);
+        let (mut reply, done) = (Vec::new(), false);
+        write(&mut reply);
+        self.known_bytes += reply.len();
         self.waiting.push_back(Place::Known { reply, done });
-        match self.waiting.back_mut() {
-            Some(Place::Known { reply, .. }) => reply,
-            _ => unreachable!("it was just put there"),
-        }
     }
 
     /// Where in `waiting` a request is; of its number the last bits are enough.
@@ -298,12 +336,14 @@ impl Connection {
         if at > 0 {
             let mut reply = Vec::new();
             write(&mut reply);
+            self.known_bytes += reply.len();
             self.waiting[at] = Place::Known { reply, done };
             return;
         }
         write(&mut self.out);
         self.leave_front(asked.at + u64::from(asked.len));
         while let Some(Place::Known { reply, .. }) = self.waiting.front() {
+            self.known_bytes -= reply.len();
             self.out.extend_from_slice(reply);
             self.leave_front(self.sent_from);
         }
@@ -357,6 +397,7 @@ impl Connection {
                     if self.out.len() - self.written > MAX_OUT {
                         return Err(io::Error::other("it does not take its replies"));
                     }
+                    self.compact();
                     return Ok(false);
                 }
                 Err(error) => return Err(error),
@@ -364,9 +405,130 @@ impl Connection {
         }
         self.out.clear();
         self.written = 0;
-        if self.out.capacity() > 1 << 20 {
-            self.out = Vec::new();
-        }
         Ok(true)
+    }
+
+    /// A client that always lags a little never has everything: what it has taken must go all the same.
+    fn compact(&mut self) {
+        if self.written >= COMPACT_BYTES && self.written * 2 >= self.out.len() {
+            self.out.drain(..self.written);
+            self.written = 0;
+            if self.out.capacity() > 4 * self.out.len().max(COMPACT_BYTES) {
+                self.out.shrink_to(2 * self.out.len());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection, and its client's end.
+    fn pair() -> (Connection, std::net::TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let addr = listener.local_addr().expect("it has one");
+        let client = std::net::TcpStream::connect(addr).expect("it listens");
+        let (stream, from) = listener.accept().expect("one has come");
+        stream.set_nonblocking(true).expect("a socket can be");
+        (
+            Connection::new(TcpStream::from_std(stream), from, 1),
+            client,
+        )
+    }
+
+    /// Its client takes everything, but is never done: what it has taken is not kept.
+    #[test]
+    fn a_client_that_lags_costs_what_it_lags() {
+        const REPLY: usize = 200_000;
+        const LAG: usize = 40;
+        const ROUNDS: usize = 400;
+        let (mut connection, mut client) = pair();
+        client.set_nonblocking(true).expect("a socket can be");
+        let (mut taken, mut most, mut at) = (vec![0; REPLY], 0, 0);
+        for round in 0..ROUNDS + LAG {
+            if round < ROUNDS {
+                connection.reply(|out| out.resize(out.len() + REPLY, round as u8));
+            }
+            while round >= LAG && at < REPLY {
+                connection.write().expect("it takes some");
+                most = most.max(connection.memory());
+                match client.read(&mut taken[at..]) {
+                    Ok(count) => at += count,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            if round >= LAG {
+                assert_eq!([taken[0], taken[REPLY - 1]], [(round - LAG) as u8; 2]);
+            }
+            at = 0;
+        }
+        // A buffer that grows has twice what it needs, and half of it may have been written.
+        assert!(most > LAG * REPLY / 2, "{most} bytes");
+        assert!(
+            most < 5 * LAG * REPLY,
+            "{most} bytes for a lag of {}",
+            LAG * REPLY
+        );
+        assert!(connection.write().expect("all was taken"));
+        connection.shrink();
+        assert!(connection.memory() < 4096, "{} bytes", connection.memory());
+    }
+
+    #[test]
+    fn nothing_large_is_kept_once_it_is_done_with() {
+        let (mut connection, mut client) = pair();
+        let start = connection.memory();
+        let mut request = b"*20001\r\n$4\r\nMGET\r\n".to_vec();
+        request.extend(b"$5\r\nkey:1\r\n".repeat(20_000));
+        client.write_all(&request).expect("the socket takes it");
+        let mut piece = vec![0; 64 << 10];
+        let used = loop {
+            connection.read(&mut piece).expect("there is something");
+            let found = connection.parser.parse(&connection.input);
+            if let Some(used) = found.expect("well formed") {
+                break used;
+            }
+        };
+        assert_eq!(used, request.len());
+        for _ in 0..100 {
+            connection.wait(false, false, &request[..30_000]);
+        }
+        connection.reply(|out| out.extend_from_slice(b"+PONG\r\n"));
+        let large = connection.memory();
+        assert!(large > 3_000_000 && connection.has_room(), "{large}");
+        for _ in 0..100 {
+            connection.wait(false, false, &request[..30_000]);
+        }
+        assert!(!connection.has_room(), "commands of 6 MB wait");
+
+        connection.parser.next();
+        connection.input.clear();
+        for number in 0..201 {
+            if number != 100 {
+                connection.answer(number, |out| out.extend_from_slice(b":1\r\n"));
+            }
+        }
+        assert!(connection.nothing_waits() && connection.has_room());
+        assert!(connection.write().expect("it takes all"));
+        connection.shrink();
+        let end = connection.memory();
+        assert!(end < start + 4096, "{start} bytes first, {end} at the end");
+        assert_eq!(connection.known_bytes, 0);
+    }
+
+    /// Replies that are known at once wait behind one that is not, and count.
+    #[test]
+    fn replies_that_wait_for_an_earlier_one_are_bounded() {
+        let (mut connection, _client) = pair();
+        connection.wait(false, false, b"command");
+        let mut count = 0;
+        while connection.has_room() {
+            connection.reply(|out| out.extend_from_slice(&[0; 500_000]));
+            count += 1;
+        }
+        assert!((100..200).contains(&count), "{count} of half a megabyte");
+        assert!(connection.memory() >= MAX_OUT);
     }
 }

@@ -32,10 +32,18 @@ pub fn render(section: Option<&[u8]>, context: &Context<'_>) -> String {
             writeln!(out, "tcp_port:{}\r", context.port)
         }),
         ("Clients", &|out| {
-            writeln!(out, "connected_clients:{}\r", context.connections)
+            let (clients, limits) = (&context.clients, context.limits);
+            writeln!(out, "connected_clients:{}\r", clients.connected)?;
+            writeln!(out, "maxclients:{}\r", limits.max_clients)?;
+            writeln!(out, "client_buffer_bytes:{}\r", clients.buffer_bytes)?;
+            writeln!(out, "client_buffer_limit:{}\r", limits.client_memory)
         }),
         ("Stats", &|out| {
-            writeln!(out, "total_commands_processed:{}\r", context.commands)
+            let clients = &context.clients;
+            writeln!(out, "total_connections_received:{}\r", clients.accepted)?;
+            writeln!(out, "total_commands_processed:{}\r", context.commands)?;
+            writeln!(out, "rejected_connections:{}\r", clients.rejected)?;
+            writeln!(out, "evicted_clients:{}\r", clients.evicted)
         }),
         ("Replication", &|out| {
             let role = if status.role == Role::Leader {

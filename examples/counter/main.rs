@@ -7,6 +7,7 @@ mod commands;
 mod connection;
 mod demo;
 mod info;
+mod limits;
 mod log;
 mod machine;
 mod resp;
@@ -111,6 +112,16 @@ struct Serve {
     /// So long after the last time, log and snapshots are read again to find what has gone bad on the disk. 0: never.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_time)]
     scrub_every: Duration,
+    /// Clients at one time; others are refused. Fewer when the limit of open files does not allow as many: 64 descriptors, and
+    /// 4 for each other member, are left to the node, or half of all where there are few.
+    #[arg(long, value_name = "COUNT", default_value_t = limits::MAX_CLIENTS as u64,
+        value_parser = clap::value_parser!(u64).range(1..=limits::MAX_CLIENTS as u64))]
+    max_clients: u64,
+    /// The most that the buffers of all clients hold together; when they hold more, the client with the largest ones is
+    /// disconnected.
+    #[arg(long, value_name = "BYTES", default_value_t = 512 << 20,
+        value_parser = clap::value_parser!(u64).range(4 << 20..))]
+    client_memory: u64,
 }
 
 /// Seconds, or what `humantime` reads.
@@ -221,15 +232,12 @@ fn serve(args: &Serve, log: &Log) -> Result<(), Box<dyn std::error::Error>> {
         let _ = writeln!(std::io::stderr(), "--id {}: not in --members", args.id);
         std::process::exit(2);
     };
-    // Thousands of clients need as many descriptors; what the system does not grant is found out when one knocks.
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let raised = rustix::process::Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
-        tracing::warn!("raising the limit of open files: {error}");
-    }
+    let open_files = raise_open_files();
+    let max_clients = limits::max_clients(
+        open_files,
+        args.members.len().saturating_sub(1),
+        args.max_clients as usize,
+    )?;
     let stop = server::stop_on_signals()?;
     let members = args
         .members
@@ -274,18 +282,16 @@ fn serve(args: &Serve, log: &Log) -> Result<(), Box<dyn std::error::Error>> {
         .ok_or_else(|| format!("{}: no such address", me.client))?;
     let machine = Sessions::new(machine::Counters::default(), Limits::default());
     let sessions = machine.watch();
-    let max_entry_bytes = config.max_entry_bytes;
+    let limits = limits::Limits {
+        max_clients,
+        client_memory: usize::try_from(args.client_memory).unwrap_or(usize::MAX),
+        max_entry_bytes: config.max_entry_bytes,
+    };
     let node = Node::start(config, machine)?;
     // Most elections end within two or three of these.
     let patience = args.election_timeout * 5;
-    let mut server = Server::bind(
-        node.clone(),
-        sessions,
-        client_addr,
-        patience,
-        max_entry_bytes,
-    )
-    .map_err(|error| format!("listening for clients on {client_addr}: {error}"))?;
+    let mut server = Server::bind(node.clone(), sessions, client_addr, patience, limits)
+        .map_err(|error| format!("listening for clients on {client_addr}: {error}"))?;
     tracing::info!("node {} takes clients on {client_addr}", args.id);
     let end = server.run(&stop)?;
     let left = node.shutdown();
@@ -297,4 +303,18 @@ fn serve(args: &Serve, log: &Log) -> Result<(), Box<dyn std::error::Error>> {
         }
         End::Fault(fault) => Err(format!("node {} stopped: {fault}", args.id).into()),
     }
+}
+
+/// Thousands of clients need as many descriptors: asks for all that this process may have. How many those are; `None`: no limit.
+fn raise_open_files() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!("raising the limit of open files: {error}");
+    }
+    getrlimit(Resource::Nofile).current
 }

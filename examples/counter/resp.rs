@@ -13,6 +13,8 @@ pub const MAX_BULK: usize = 512 << 10;
 pub const MAX_REQUEST: usize = 1 << 20;
 /// A plain line, and the line that announces a length.
 const MAX_LINE: usize = 64 << 10;
+/// Arguments for which a parser keeps room.
+const KEEP_ARGS: usize = 32;
 
 /// Why bytes are no request. The text is what the client is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +128,14 @@ impl Parser {
     pub fn next(&mut self) {
         (self.at, self.searched, self.missing, self.bulk) = (0, 0, None, None);
         self.args.clear();
+        if self.args.capacity() > KEEP_ARGS {
+            self.args = Vec::new();
+        }
+    }
+
+    /// Bytes that it holds.
+    pub fn memory(&self) -> usize {
+        self.args.capacity() * size_of::<Range<usize>>()
     }
 
     /// The next line without its end, if that is there.

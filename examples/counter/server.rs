@@ -4,8 +4,9 @@
 //! the node, and writes once to each connection that has something to hear. When the node is busy or has no leader,
 //! requests wait where they are: their connection is not read further, and TCP holds the client back.
 
-use std::io;
-use std::net::SocketAddr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,23 +18,23 @@ use ringraft::{Consistency, Index, Node, Outbox, ProposeError};
 
 use crate::commands::{Action, Context, dispatch, write_reply};
 use crate::connection::{Connection, NUMBER_BITS};
+use crate::limits::{ClientStats, Limits, LogRate, MAX_CLIENTS};
 use crate::resp::Writer;
 use crate::saves::Saves;
 
 const LISTENER: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX);
-/// Connections at one time, which a tag can tell apart.
-pub const MAX_CLIENTS: usize = 1 << PLACE_BITS;
 /// The parts of a tag: a place, how often it was given away, a request.
 const PLACE_BITS: u32 = 16;
+const _: () = assert!(MAX_CLIENTS <= 1 << PLACE_BITS);
 const GENERATION_BITS: u32 = 64 - PLACE_BITS - NUMBER_BITS;
 /// After work the loop looks again for so long before it sleeps: waking a sleeping core costs tens of microseconds.
 const GRACE: Duration = Duration::from_micros(50);
 const LOOK_ROUND: Duration = Duration::from_millis(100);
 /// What a busy node refused is tried again after so long at the latest.
 const RETRY: Duration = Duration::from_millis(1);
-/// Interval between log lines of one kind that clients can cause.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
+/// Clients that are taken before others are looked after again.
+const ACCEPTS_IN_A_TURN: usize = 256;
 /// What is read from a client at once.
 const READ_BYTES: usize = 64 << 10;
 
@@ -56,26 +57,6 @@ struct Place {
     generation: u64,
 }
 
-/// Log lines that clients can cause: one a second, with the number of those that were left out.
-#[derive(Debug, Default)]
-struct LogRate {
-    last: Option<Instant>,
-    suppressed: u64,
-}
-
-impl LogRate {
-    /// How many lines were left out since the last one, when another is due.
-    fn due(&mut self) -> Option<u64> {
-        let now = Instant::now();
-        if self.last.is_some_and(|last| now - last < LOG_INTERVAL) {
-            self.suppressed += 1;
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.suppressed))
-    }
-}
-
 pub struct Server {
     node: Node,
     sessions: Watch,
@@ -95,10 +76,20 @@ pub struct Server {
     busy_since: Option<Instant>,
     /// How long a request waits for a node that is busy or knows no leader, before its client is told.
     patience: Duration,
-    max_entry_bytes: usize,
-    accepted: u64,
+    limits: Limits,
+    /// Clients may wait in the listener's queue: its event has been taken, and the queue was not empty since. No other event
+    /// comes for those that are in it.
+    knocking: bool,
+    /// Taking clients has failed; it is tried again when a connection has ended, and after a while.
+    accept_failed: bool,
+    /// Given up for a moment when all descriptors are taken, to tell a client so.
+    spare: Option<File>,
+    stats: ClientStats,
     commands: u64,
     http_log: LogRate,
+    accept_log: LogRate,
+    reject_log: LogRate,
+    evict_log: LogRate,
 }
 
 impl Server {
@@ -107,7 +98,7 @@ impl Server {
         sessions: Watch,
         addr: SocketAddr,
         patience: Duration,
-        max_entry_bytes: usize,
+        limits: Limits,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut listener = TcpListener::bind(addr)?;
@@ -136,10 +127,16 @@ impl Server {
             encoded: Vec::new(),
             busy_since: None,
             patience,
-            max_entry_bytes,
-            accepted: 0,
+            limits,
+            knocking: false,
+            accept_failed: false,
+            spare: spare(),
+            stats: ClientStats::default(),
             commands: 0,
             http_log: LogRate::default(),
+            accept_log: LogRate::default(),
+            reject_log: LogRate::default(),
+            evict_log: LogRate::default(),
         })
     }
 
@@ -151,6 +148,9 @@ impl Server {
             let mut work = self.take_answers();
             self.look(&mut events, work > 0 || worked.elapsed() < GRACE)?;
             work += self.take_events(&events);
+            if self.knocking && !self.accept_failed {
+                work += self.accept();
+            }
             work += self.serve();
             if work > 0 {
                 worked = Instant::now();
@@ -159,6 +159,7 @@ impl Server {
             }
             if looked_round.elapsed() >= LOOK_ROUND {
                 looked_round = Instant::now();
+                self.accept_failed = false;
                 if let Some(fault) = self.node.status().error {
                     return Ok(End::Fault(fault.to_string()));
                 }
@@ -182,7 +183,7 @@ impl Server {
     fn look(&mut self, events: &mut Events, awake: bool) -> io::Result<()> {
         let poll = &mut self.poll;
         let mut looked = Ok(());
-        if awake || !self.todo.is_empty() {
+        if awake || !self.todo.is_empty() || (self.knocking && !self.accept_failed) {
             looked = poll.poll(events, Some(Duration::ZERO));
         } else {
             // Something that waits for a busy node is tried again soon.
@@ -242,7 +243,7 @@ impl Server {
         for event in events {
             count += 1;
             match event.token() {
-                LISTENER => self.accept(),
+                LISTENER => self.knocking = true,
                 WAKER => {}
                 Token(at) => {
                     if let Some(connection) = self
@@ -260,32 +261,79 @@ impl Server {
         count
     }
 
-    fn accept(&mut self) {
-        loop {
+    fn connected(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    /// Takes clients that wait, so many in a turn. How many there were.
+    fn accept(&mut self) -> usize {
+        for count in 0..ACCEPTS_IN_A_TURN {
             match self.listener.accept() {
+                Ok((stream, from)) if self.connected() >= self.limits.max_clients => {
+                    self.reject(stream, from);
+                }
                 Ok((stream, from)) => {
                     if let Err(error) = self.admit(stream, from) {
-                        tracing::warn!("client {from}: {error}");
+                        tracing::debug!("client {from}: {error}");
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.knocking = false;
+                    return count;
+                }
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+                    ) => {}
                 Err(error) => {
-                    // Out of descriptors, most likely: those that wait are taken when the next one knocks.
-                    tracing::warn!("accepting a client: {error}");
-                    return;
+                    if let Some(suppressed) = self.accept_log.due() {
+                        tracing::warn!(suppressed, "client not accepted: {error}");
+                    }
+                    if !(is_out_of_descriptors(&error) && self.reject_one()) {
+                        self.accept_failed = true;
+                        return count;
+                    }
                 }
             }
         }
+        ACCEPTS_IN_A_TURN
+    }
+
+    /// There is no descriptor left: the spare one is given up to take a client, who is told so. False when that failed too.
+    fn reject_one(&mut self) -> bool {
+        if self.spare.take().is_none() {
+            self.spare = spare();
+            return false;
+        }
+        let taken = self.listener.accept();
+        let is_one = taken.is_ok();
+        if let Ok((stream, from)) = taken {
+            self.reject(stream, from);
+        }
+        self.spare = spare();
+        is_one
+    }
+
+    /// Tells a client that there is no room for it, and leaves it.
+    fn reject(&mut self, mut stream: TcpStream, from: SocketAddr) {
+        self.stats.rejected += 1;
+        if let Some(suppressed) = self.reject_log.due() {
+            tracing::warn!(
+                client = %from,
+                connected = self.connected(),
+                suppressed,
+                "client rejected: no more than {} are taken (--max-clients, and what the limit of open files leaves)",
+                self.limits.max_clients
+            );
+        }
+        let _ = stream.write(b"-ERR max number of clients reached\r\n"); // Whether it hears it is its own matter.
+        let _ = stream.shutdown(Shutdown::Write);
+        let _ = stream.read(&mut self.read_buffer); // With unread bytes the reply would be cut off.
     }
 
     fn admit(&mut self, mut stream: TcpStream, from: SocketAddr) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        if self.free.is_empty() && self.places.len() == MAX_CLIENTS {
-            return Err(io::Error::other(
-                "there are as many clients as there can be",
-            ));
-        }
         let at = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place::default());
             self.places.len() - 1
@@ -299,8 +347,8 @@ impl Server {
             self.free.push(at);
             return Err(error);
         }
-        self.accepted += 1;
-        let mut connection = Box::new(Connection::new(stream, from, self.accepted));
+        self.stats.accepted += 1;
+        let mut connection = Box::new(Connection::new(stream, from, self.stats.accepted));
         list(&mut connection, at, &mut self.todo);
         self.places[at].connection = Some(connection);
         Ok(())
@@ -318,7 +366,12 @@ impl Server {
             };
             connection.listed = false;
             match self.attend(&mut connection, at) {
-                Ok(true) => self.places[at].connection = Some(connection),
+                Ok(true) => {
+                    let bytes = connection.memory();
+                    self.stats.buffer_bytes += bytes;
+                    self.stats.buffer_bytes -= std::mem::replace(&mut connection.accounted, bytes);
+                    self.places[at].connection = Some(connection);
+                }
                 Ok(false) => self.close(connection, at),
                 Err(error) => {
                     tracing::debug!("client {}: {error}", connection.from);
@@ -329,7 +382,33 @@ impl Server {
         if self.todo.is_empty() {
             self.todo = list; // Keeps its memory.
         }
+        while self.stats.buffer_bytes > self.limits.client_memory && self.evict_largest() {}
         count
+    }
+
+    /// Ends the connection whose buffers hold the most. False when there is none.
+    fn evict_largest(&mut self) -> bool {
+        let bytes = |place: &Place| place.connection.as_ref().map_or(0, |of| of.accounted);
+        let largest = self.places.iter().enumerate();
+        let Some((at, _)) = largest.max_by_key(|(_, place)| bytes(place)) else {
+            return false;
+        };
+        let Some(connection) = self.places[at].connection.take() else {
+            return false;
+        };
+        self.stats.evicted += 1;
+        if let Some(suppressed) = self.evict_log.due() {
+            tracing::warn!(
+                client = %connection.from,
+                bytes = connection.accounted,
+                all_bytes = self.stats.buffer_bytes,
+                suppressed,
+                "client disconnected: its buffers hold the most, and those of all clients more than {} bytes (--client-memory)",
+                self.limits.client_memory
+            );
+        }
+        self.close(connection, at);
+        true
     }
 
     fn close(&mut self, mut connection: Box<Connection>, at: usize) {
@@ -337,6 +416,8 @@ impl Server {
         let place = &mut self.places[at];
         place.generation = next_generation(place.generation);
         self.free.push(at);
+        self.stats.buffer_bytes -= connection.accounted;
+        self.accept_failed = false; // A descriptor has come back.
     }
 
     /// False when the connection has ended.
@@ -349,7 +430,14 @@ impl Server {
             }
             connection.read(&mut self.read_buffer)?;
         };
+        let was_full = !connection.has_room();
         let all_written = connection.write()?;
+        // No event comes for what was left in the socket, or here, while there was no room.
+        let has_more = connection.readable || connection.begin < connection.input.len();
+        if was_full && has_more && connection.has_room() {
+            list(connection, at, &mut self.todo);
+        }
+        connection.shrink();
         let last = connection.closing || (connection.half_closed && !held);
         Ok(!(last && connection.nothing_waits() && all_written))
     }
@@ -369,8 +457,9 @@ impl Server {
                 Err(error) => {
                     tracing::debug!("client {}: {error}", connection.from);
                     let resp3 = connection.client.resp3;
-                    let out = connection.reply_place();
-                    Writer { out, resp3 }.error(&format!("ERR Protocol error: {error}"));
+                    connection.reply(|out| {
+                        Writer { out, resp3 }.error(&format!("ERR Protocol error: {error}"));
+                    });
                     connection.closing = true;
                     return true;
                 }
@@ -416,10 +505,13 @@ impl Server {
             node: &self.node,
             sessions: &self.sessions,
             saves: &self.saves,
-            connections: self.places.len() - self.free.len(),
+            clients: ClientStats {
+                connected: self.connected(),
+                ..self.stats
+            },
             commands: self.commands,
             port: self.port,
-            max_entry_bytes: self.max_entry_bytes,
+            limits: &self.limits,
         };
         let mut local = Vec::new();
         let action = dispatch(
@@ -431,7 +523,7 @@ impl Server {
         );
         match action {
             Action::Replied | Action::Close => {
-                connection.reply_place().extend_from_slice(&local);
+                connection.reply(|out| out.extend_from_slice(&local));
                 connection.closing |= matches!(action, Action::Close);
                 true
             }
@@ -489,7 +581,7 @@ impl Server {
             Err(error) => {
                 let resp3 = connection.client.resp3;
                 connection.client.watches.failed |= is_watch;
-                write_outcome(Err(error), &[], connection.reply_place(), resp3);
+                connection.reply(|out| write_outcome(Err(error), &[], out, resp3));
                 true
             }
         }
@@ -550,6 +642,18 @@ impl Server {
             self.refused.push(at);
         }
     }
+}
+
+/// Holds a descriptor.
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn list(connection: &mut Connection, at: usize, todo: &mut Vec<usize>) {

@@ -58,6 +58,11 @@ impl Transaction {
     pub fn commands(&self) -> &[u8] {
         &self.commands
     }
+
+    /// Bytes that it holds.
+    pub fn memory(&self) -> usize {
+        self.commands.capacity()
+    }
 }
 
 /// The keys that a connection watches, with the values that `WATCH` has read.
@@ -145,6 +150,11 @@ impl Watches {
             _ => false,
         };
         self.changed |= differs;
+    }
+
+    /// Bytes that they hold, about.
+    pub fn memory(&self) -> usize {
+        self.bytes
     }
 
     /// This connection sends a command that names `keys`.

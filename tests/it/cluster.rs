@@ -39,6 +39,8 @@ struct Server {
     more: Vec<String>,
     /// Where standard error goes instead of `log`.
     stderr: Option<File>,
+    /// The limit of open files of its process, if it is to have one of its own.
+    open_files: Option<u64>,
 }
 
 /// What came of a write.
@@ -129,6 +131,7 @@ impl Cluster {
                 log: dir.path().join(format!("log-{id}")),
                 more: Vec::new(),
                 stderr: None,
+                open_files: None,
             })
             .collect();
         let members = members(&servers);
@@ -178,6 +181,16 @@ impl Cluster {
         self.server_mut(id).stderr = Some(to);
     }
 
+    /// The limit of open files of its process, from the next start on.
+    pub(crate) fn set_open_files(&mut self, id: usize, limit: u64) {
+        self.server_mut(id).open_files = Some(limit);
+    }
+
+    pub(crate) fn pid(&self, id: usize) -> u32 {
+        let child = self.server(id).child.as_ref().expect("the server runs");
+        child.id()
+    }
+
     pub(crate) fn client_port(&self, id: usize) -> u16 {
         self.server(id).client
     }
@@ -202,7 +215,11 @@ impl Cluster {
             .open(&server.log);
         let log = log.expect("a log file in the temporary directory");
         let stdout = log.try_clone().expect("a second handle of the log");
-        let child = command(id, &server.data, members, &server.more)
+        let mut command = command(id, &server.data, members, &server.more);
+        if let Some(limit) = server.open_files {
+            command = limited(&command, limit);
+        }
+        let child = command
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(server.stderr.take().unwrap_or(log))
@@ -446,6 +463,19 @@ fn command(id: usize, data: &Path, members: &str, more: &[String]) -> Command {
     command.args(["--log", "info"]).args(more);
     command.env("RUST_BACKTRACE", "1");
     command
+}
+
+/// The same, with its own limit of open files.
+fn limited(command: &Command, open_files: u64) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args([
+        "-c",
+        "ulimit -n \"$0\" && exec \"$@\"",
+        &open_files.to_string(),
+    ]);
+    shell.arg(command.get_program()).args(command.get_args());
+    shell.env("RUST_BACKTRACE", "1");
+    shell
 }
 
 pub(crate) fn connect(port: u16) -> Result<Connection, RedisError> {

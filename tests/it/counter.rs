@@ -672,3 +672,182 @@ fn no_request_ends_the_server() {
         Ok(bulk("5"))
     );
 }
+
+/// Sends a request; what is answered, a line of it, or nothing when the connection ends.
+fn line(stream: &mut TcpStream, request: &str) -> String {
+    stream.set_read_timeout(Some(DEADLINE)).expect("a time");
+    let mut said = Vec::new();
+    if stream.write_all(request.as_bytes()).is_err() {
+        return String::new(); // It has ended.
+    }
+    let mut byte = [0];
+    while !said.ends_with(b"\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => said.push(byte[0]),
+            Ok(_) => break,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("{request:?}: {error}"),
+        }
+    }
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+fn knock(cluster: &Cluster, id: usize) -> TcpStream {
+    TcpStream::connect(("127.0.0.1", cluster.client_port(id))).expect("it listens")
+}
+
+#[test]
+fn clients_over_the_limit_are_told_so_and_others_take_their_places() {
+    let cluster = Cluster::start_with_args(1, &["--max-clients", "10"]);
+    let ping = |stream: &mut TcpStream| line(stream, "PING\r\n");
+    // Connections of `Cluster` that have ended may still be counted.
+    let mut there = Vec::new();
+    until("ten clients are there", || {
+        let mut stream = knock(&cluster, 1);
+        if ping(&mut stream) == "+PONG\r\n" {
+            there.push(stream);
+        }
+        there.len() == 10
+    });
+    for _ in 0..5 {
+        let said = line(&mut knock(&cluster, 1), "");
+        assert_eq!(said, "-ERR max number of clients reached\r\n");
+    }
+    there.truncate(3);
+    until("those that have left make room", || {
+        ping(&mut knock(&cluster, 1)) == "+PONG\r\n"
+    });
+    for stream in &mut there {
+        assert_eq!(ping(stream), "+PONG\r\n");
+    }
+    let stats = cluster.section(1, "stats").expect("it answers");
+    assert!(stats.number("rejected_connections") >= 5, "{stats}");
+    let clients = cluster.section(1, "clients").expect("it answers");
+    assert_eq!(clients.number("maxclients"), 10);
+}
+
+/// The process may have so few descriptors that clients could take all.
+#[cfg(target_os = "linux")]
+#[test]
+fn clients_leave_the_node_its_descriptors_and_none_waits_in_vain() {
+    let mut cluster = Cluster::prepare(1);
+    cluster.set_args(1, &["--snapshot-every-bytes", "8388608"]);
+    cluster.set_open_files(1, 64);
+    cluster.start_one(1);
+    cluster.until_leader();
+    let clients = cluster.section(1, "clients").expect("it answers");
+    assert_eq!(clients.number("maxclients"), 32);
+    let mut idle: Vec<TcpStream> = (0..100).map(|_| knock(&cluster, 1)).collect();
+    let answers: Vec<String> = idle
+        .iter_mut()
+        .map(|stream| line(stream, "PING\r\n"))
+        .collect();
+    let served = answers.iter().filter(|said| *said == "+PONG\r\n").count();
+    assert!((20..=32).contains(&served), "{served} of 100: {answers:?}");
+    // The log takes its next segments, snapshots are taken.
+    let worker = answers
+        .iter()
+        .position(|said| said == "+PONG\r\n")
+        .expect("one is served");
+    let mut request = String::from("*601\r\n$3\r\nDEL\r\n");
+    for n in 0..600 {
+        request.push_str(&format!("$906\r\nk{n:05}{}\r\n", "y".repeat(900)));
+    }
+    for _ in 0..60 {
+        assert_eq!(line(&mut idle[worker], &request), ":0\r\n");
+    }
+}
+
+/// Whoever has taken the last descriptor: a client that waits in the listener's queue is told so, without another that knocks.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_a_descriptor_clients_are_told_so_until_there_is_one() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+    let cluster = Cluster::start(1);
+    until("the next segment is prepared", || {
+        let log = cluster.data(1).join("group-0/log");
+        let mut names = std::fs::read_dir(log).expect("its log").map(|file| {
+            let name = file.expect("a file").file_name();
+            name.to_string_lossy().into_owned()
+        });
+        names.all(|name| !name.ends_with(".tmp"))
+    });
+    let mut worker = knock(&cluster, 1);
+    assert_eq!(line(&mut worker, "INCR a\r\n"), ":1\r\n");
+    let pid = Pid::from_raw(cluster.pid(1) as i32);
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", cluster.pid(1)));
+    let taken: Vec<u64> = descriptors
+        .expect("its descriptors")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    // Below this number four are free: it may have inherited some with high ones.
+    let limit = (0..).filter(|number| !taken.contains(number)).nth(4);
+    let few = Rlimit {
+        current: limit,
+        ..rustix::process::getrlimit(Resource::Nofile)
+    };
+    let before = prlimit(pid, Resource::Nofile, few).expect("it is our child");
+    let mut many: Vec<TcpStream> = (0..40).map(|_| knock(&cluster, 1)).collect();
+    let answers: Vec<String> = many.iter_mut().map(|one| line(one, "PING\r\n")).collect();
+    let told = |said: &String| said.is_empty() || said.starts_with("-ERR max number of clients");
+    assert!(
+        answers.iter().filter(|said| told(said)).count() >= 30,
+        "{answers:?}"
+    );
+    assert!(
+        answers.iter().all(|said| told(said) || said == "+PONG\r\n"),
+        "{answers:?}"
+    );
+    prlimit(pid, Resource::Nofile, before).expect("it is our child");
+    drop(many);
+    until("clients are served again", || {
+        line(&mut knock(&cluster, 1), "PING\r\n") == "+PONG\r\n"
+    });
+    assert_eq!(line(&mut worker, "INCR a\r\n"), ":2\r\n");
+}
+
+#[test]
+fn clients_whose_buffers_are_too_large_together_are_disconnected_the_largest_first() {
+    let cluster = Cluster::start_with_args(1, &["--client-memory", "4194304"]);
+    let buffers = || {
+        let clients = cluster.section(1, "clients").expect("it answers");
+        assert_eq!(clients.number("client_buffer_limit"), 4 << 20);
+        clients.number("client_buffer_bytes")
+    };
+    let evicted = || {
+        let stats = cluster.section(1, "stats").expect("it answers");
+        stats.number("evicted_clients")
+    };
+    let mut worker = knock(&cluster, 1);
+    assert_eq!(line(&mut worker, "INCR a\r\n"), ":1\r\n");
+    // Large requests and replies are gone when they are done with.
+    let echo = format!("*2\r\n$4\r\nECHO\r\n$500000\r\n{}\r\n", "x".repeat(500_000));
+    let mut idle: Vec<TcpStream> = Vec::new();
+    for _ in 0..20 {
+        let mut client = knock(&cluster, 1);
+        assert_eq!(line(&mut client, &echo), "$500000\r\n");
+        let mut rest = vec![0; 500_002];
+        client.read_exact(&mut rest).expect("the rest of the reply");
+        idle.push(client);
+    }
+    until("twenty idle clients hold little", || buffers() < 200_000);
+    assert_eq!(evicted(), 0);
+    // Requests that are never complete.
+    let mut halves: Vec<TcpStream> = Vec::new();
+    for _ in 0..12 {
+        let mut client = knock(&cluster, 1);
+        client
+            .write_all(&echo.as_bytes()[..400_000])
+            .expect("it is read, or kept in the socket");
+        halves.push(client);
+    }
+    until("some are disconnected", || evicted() > 0);
+    until("the others fit", || buffers() < 4 << 20);
+    for client in &mut idle {
+        assert_eq!(line(client, "PING\r\n"), "+PONG\r\n");
+    }
+    assert_eq!(line(&mut worker, "INCR a\r\n"), ":2\r\n");
+    assert!(evicted() < 12, "no more than necessary");
+    assert!(cluster.log(1).contains("client disconnected: its buffers"));
+}
