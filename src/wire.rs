@@ -6,7 +6,7 @@ use storage::SnapshotId;
 use storage::mend::NotGiven;
 
 use crate::Member;
-use crate::flow::transfer::Parcel;
+use crate::flow::transfer::{Parcel, Refusal};
 use crate::raft::{Append, Message, Outcome};
 
 /// A command of the user, in `record::Header::kind`.
@@ -192,7 +192,7 @@ pub(crate) fn parcel(parcel: Parcel) -> (u8, Head) {
         Parcel::Have { id, offset } => (3, id, offset),
         Parcel::Done { id } => (4, id, 0),
         Parcel::Busy { id } => (5, id, 0),
-        Parcel::Refused { id } => (6, id, 0),
+        Parcel::Refused { id, why } => (6, id, why as u64),
     };
     let digest = u64::from(id.digest);
     head.u64s([step, id.index, id.term, id.bytes, digest, offset]);
@@ -240,7 +240,14 @@ fn decode_parcel(head: &[u8]) -> Result<Parcel, HeadError> {
         3 => Parcel::Have { id, offset },
         4 => Parcel::Done { id },
         5 => Parcel::Busy { id },
-        6 => Parcel::Refused { id },
+        6 => Parcel::Refused {
+            id,
+            why: match offset {
+                0 => Refusal::Receiver,
+                1 => Refusal::Corrupt,
+                _ => return Err(HeadError::Value { kind }),
+            },
+        },
         _ => return Err(HeadError::Value { kind }),
     })
 }
@@ -547,7 +554,14 @@ mod tests {
             Parcel::Have { id, offset },
             Parcel::Done { id },
             Parcel::Busy { id },
-            Parcel::Refused { id },
+            Parcel::Refused {
+                id,
+                why: Refusal::Receiver,
+            },
+            Parcel::Refused {
+                id,
+                why: Refusal::Corrupt,
+            },
         ] {
             let (kind, head) = parcel(what);
             assert_eq!(kind, SNAPSHOT);

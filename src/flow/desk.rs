@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 use ringbuf::Waker;
-use storage::SnapshotMeta;
+use storage::{SnapshotId, SnapshotMeta};
 
 use crate::fsm::SnapshotWriter;
 use crate::pending::Token;
@@ -16,6 +16,8 @@ use crate::{Index, StateMachine};
 
 /// Calls for a snapshot that may wait for the apply stage to see them.
 const MOST_CALLS: usize = 64;
+
+const MOST_DOUBTS: usize = 4;
 
 /// Work for the saver.
 pub(crate) enum Job {
@@ -43,6 +45,8 @@ pub(crate) struct Desk {
     jobs: ArrayQueue<Job>,
     back: ArrayQueue<Returned>,
     calls: ArrayQueue<Token>,
+    /// Snapshots that may be bad. One that finds no room is met again at the next offer.
+    doubts: ArrayQueue<SnapshotId>,
     /// A snapshot is wanted without anybody waiting for it.
     wanted: AtomicBool,
     /// A snapshot is being taken.
@@ -63,6 +67,7 @@ impl Desk {
             jobs: ArrayQueue::new(2),
             back: ArrayQueue::new(1),
             calls: ArrayQueue::new(MOST_CALLS),
+            doubts: ArrayQueue::new(MOST_DOUBTS),
             wanted: AtomicBool::new(false),
             taking: AtomicBool::new(false),
             saver,
@@ -81,6 +86,20 @@ impl Desk {
     pub(crate) fn want(&self) {
         self.wanted.store(true, Ordering::Release);
         self.apply.wake();
+    }
+
+    /// Asks the saver to read a snapshot again.
+    pub(crate) fn doubt(&self, id: SnapshotId) {
+        let _ = self.doubts.push(id);
+        self.saver.wake();
+    }
+
+    pub(crate) fn has_doubts(&self) -> bool {
+        !self.doubts.is_empty()
+    }
+
+    pub(crate) fn next_doubt(&self) -> Option<SnapshotId> {
+        self.doubts.pop()
     }
 
     /// The state machine has none to give.

@@ -16,7 +16,9 @@ use std::time::Duration;
 use ringbuf::Waker;
 use storage::Dir;
 use storage::scrub::Scrub;
-use storage::{Extent, Gone, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, Snapshots};
+use storage::{
+    Extent, Gone, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, Snapshots, StorageError,
+};
 
 use crate::flow::clock::Clock;
 use crate::flow::desk::{Job, Returned};
@@ -84,7 +86,13 @@ impl<D: Dir> Saver<D> {
             self.settle();
         }
         match self.shared.desk.next_job() {
-            None => return usize::from(!begun) + self.give_back(now_us) + self.scrub(now_us),
+            None => {
+                if let Some(id) = self.shared.desk.next_doubt() {
+                    self.recheck(id);
+                    return 1;
+                }
+                return usize::from(!begun) + self.give_back(now_us) + self.scrub(now_us);
+            }
             Some(Job::Take {
                 meta,
                 writer,
@@ -162,6 +170,7 @@ impl<D: Dir> Saver<D> {
     pub(crate) fn has_work(&self) -> bool {
         !self.begun
             || self.shared.desk.has_jobs()
+            || self.shared.desk.has_doubts()
             || self.scrubber.is_mending() && self.shared.errand.is_answered()
     }
 
@@ -177,20 +186,47 @@ impl<D: Dir> Saver<D> {
             .unwrap_or_else(|_| Err(io::Error::other("the snapshot writer panicked")))?;
         let Paced { file, .. } = out;
         let id = file.finish().map_err(io::Error::other)?;
-        // From the disk, not from what the system still remembers of it.
-        let (pace, shared) = (&mut self.pace, &self.shared);
-        let read = self.snapshots.verify_at(id, |bytes| {
-            // A node that stops waits for the disk only.
-            if shared.stop() == Stop::No {
-                pace.wait(&shared.clock, bytes);
-            }
-        });
-        if let Err(error) = read {
+        if let Err(error) = self.read_back(id) {
             self.snapshots.reject(id).map_err(io::Error::other)?;
             return Err(io::Error::other(error));
         }
         self.settle();
         Ok(id)
+    }
+
+    /// Reads a snapshot from the disk, not from what the system still has of it in memory.
+    fn read_back(&mut self, id: SnapshotId) -> Result<(), StorageError> {
+        let (pace, shared) = (&mut self.pace, &self.shared);
+        self.snapshots.verify_at(id, |bytes| {
+            // A node that stops waits for the disk only.
+            if shared.stop() == Stop::No {
+                pace.wait(&shared.clock, bytes);
+            }
+        })
+    }
+
+    /// A snapshot that is bad, or is not there, stands for nothing and can be sent to nobody: another one is taken.
+    fn recheck(&mut self, id: SnapshotId) {
+        let node = self.shared.id.0;
+        if !self.snapshots.list().contains(&id) {
+            return; // It was pruned, or set aside, since.
+        }
+        let Err(error) = self.read_back(id) else {
+            tracing::info!(node, "snapshot {id} is sound");
+            return;
+        };
+        let what = match self.snapshots.reject(id) {
+            Ok(_) => format!("snapshot {id} is set aside, another one is taken: {error}"),
+            Err(failed) => format!("snapshot {id} is bad ({error}) and stays: {failed}"),
+        };
+        tracing::error!(node, "{what}");
+        let mut repairs = self.shared.repairs();
+        repairs.found += 1;
+        repairs.last = Some(what.clone());
+        drop(repairs);
+        self.shared.snapshots().rot = Some(what);
+        self.settle();
+        self.shared.desk.want();
     }
 
     fn tell(&self, index: Index, taken: io::Result<SnapshotId>, caller: Option<Token>) {
@@ -219,6 +255,7 @@ impl<D: Dir> Saver<D> {
     fn settle(&mut self) {
         let marks = &self.shared.marks;
         if marks.restore.load(Ordering::Acquire) > marks.applied.load(Ordering::Acquire) {
+            self.show();
             return; // One of them is about to be read.
         }
         let upto = self
@@ -228,10 +265,7 @@ impl<D: Dir> Saver<D> {
                 tracing::warn!(node = self.shared.id.0, "old snapshots stay: {error}");
                 0
             });
-        let newest = self.snapshots.newest();
-        let disk_bytes = self.snapshots.disk_bytes().unwrap_or(0);
-        self.shared.snapshots().keep(newest, disk_bytes);
-        let newest = newest.map_or(0, |id| id.index);
+        let newest = self.show();
         let upto = if self.rotten > 0 && newest >= self.rotten {
             // Neither a follower nor the older snapshot can make use of a log with something bad in it.
             tracing::info!(
@@ -250,6 +284,14 @@ impl<D: Dir> Saver<D> {
             advance(&marks.compact, upto);
             self.consensus.wake();
         }
+    }
+
+    /// Shows what there is in the status. Returns what the newest one stands for; 0 without one.
+    fn show(&self) -> Index {
+        let newest = self.snapshots.newest();
+        let disk_bytes = self.snapshots.disk_bytes().unwrap_or(0);
+        self.shared.snapshots().keep(newest, disk_bytes);
+        newest.map_or(0, |id| id.index)
     }
 
     fn restore(&self, mut machine: Box<dyn StateMachine>, index: Index) -> Returned {

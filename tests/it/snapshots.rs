@@ -194,6 +194,43 @@ fn a_follower_that_was_away_too_long_is_sent_a_snapshot_under_load() {
     assert_eq!(cluster.get(away, &long_key(39)), 239);
 }
 
+/// Nothing is written meanwhile: no other snapshot is due, and the next scrub is an hour away.
+fn gets_through_although_the_snapshots_are(damage: fn(&Path)) {
+    let mut args = OFTEN.to_vec();
+    args[3] = "0"; // Only a snapshot helps.
+    let mut cluster = Cluster::start_with_args(3, &args);
+    let away = leave_one_behind(&mut cluster);
+    for id in cluster.running() {
+        let files = snapshots(&cluster.data(id));
+        assert!(!files.is_empty());
+        files.iter().for_each(|file| damage(file));
+    }
+    cluster.start_one(away);
+    until("it has restored a snapshot", || {
+        snapshot_number(&cluster, away, "snapshot_restored") > 0
+    });
+    cluster.until_equal();
+    assert_eq!(cluster.get(away, &long_key(39)), 239);
+    assert_same_state(&cluster);
+}
+
+#[test]
+fn a_leader_whose_snapshots_were_removed_takes_another_for_its_follower() {
+    gets_through_although_the_snapshots_are(|file| {
+        std::fs::remove_file(file).expect("it is there");
+    });
+}
+
+#[test]
+fn a_leader_whose_snapshots_are_rotten_takes_another_for_its_follower() {
+    gets_through_although_the_snapshots_are(|file| {
+        let mut bytes = std::fs::read(file).expect("it is there");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(file, bytes).expect("it is written");
+    });
+}
+
 #[test]
 fn the_leader_is_killed_half_way_through_sending_a_snapshot() {
     // The state is about 2.4 MB.

@@ -18,6 +18,9 @@
 //! where it was, if the one who sends now has the same snapshot. A transfer that makes progress is not given up for a
 //! newer snapshot; one that makes none is, however long the whole may take.
 //!
+//! A follower that refuses a snapshot says why. When its bytes are not what their checksums say, or when the leader cannot read
+//! its own file, the leader's saver reads the snapshot again; one that is bad or missing is set aside and a new one is taken.
+//!
 //! Chunks go on the bulk lane, so a heartbeat never stands behind more than one of them, and nothing here ever holds a
 //! connection back: what there is no room for is lost, and asked for again.
 
@@ -25,11 +28,12 @@ mod receiving;
 mod records;
 mod sending;
 
+use std::fmt;
 use std::sync::Arc;
 
 use ringbuf::{Receiver, Sender, Take};
 use storage::mend::{Donor, NotGiven};
-use storage::{Dir, SnapshotId, Snapshots};
+use storage::{Dir, SnapshotId, Snapshots, StorageError};
 
 use self::receiving::Receiving;
 use self::records::Records;
@@ -63,14 +67,32 @@ pub(crate) enum Parcel {
     Done { id: SnapshotId },
     /// It takes in another one, which makes progress.
     Busy { id: SnapshotId },
-    /// It could not be taken in; the follower's status says why.
-    Refused { id: SnapshotId },
+    /// It could not be taken in; the follower's status says more.
+    Refused { id: SnapshotId, why: Refusal },
     /// The records from `first` to at most `last` are bad here: about so many bytes of them, and one at least.
     WantRecords { first: u64, last: u64, bytes: u64 },
     /// Here they are.
     GiveRecords { first: u64, last: u64 },
     /// They are not to be had here.
     NoRecords { first: u64, why: NotGiven },
+}
+
+/// Why a follower has not taken a snapshot in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The follower could not write it, or read it again.
+    Receiver,
+    /// What came is not what its checksums say: the sender's file may be bad.
+    Corrupt,
+}
+
+impl Refusal {
+    fn of(error: &StorageError) -> Self {
+        match error {
+            StorageError::Snapshot { .. } => Self::Corrupt,
+            _ => Self::Receiver,
+        }
+    }
 }
 
 impl Parcel {
@@ -218,6 +240,14 @@ impl<D: Dir> Tools<D> {
     /// Whether an input may be taken: whatever it makes to say finds room.
     fn has_room(&mut self) -> bool {
         self.send.has_room(4) && self.news.has_room(4)
+    }
+
+    /// This node's snapshot may be bad: the saver reads it again.
+    fn doubt(&self, id: SnapshotId, why: &dyn fmt::Display) {
+        let node = self.shared.id.0;
+        tracing::warn!(node, "snapshot {id} is in doubt: {why}; it is read again");
+        self.shared.snapshots().failed(id.index, why);
+        self.shared.desk.doubt(id);
     }
 
     /// Without room - whoever calls looks for it, where it matters - the parcel is lost, as any may be.

@@ -1,8 +1,8 @@
 //! The follower's half: one snapshot at a time is taken in.
 
-use storage::{Dir, Incoming};
+use storage::{Dir, Incoming, StorageError};
 
-use super::{Parcel, SnapshotId, Tools, progress};
+use super::{Parcel, Refusal, SnapshotId, Tools, progress};
 use crate::flow::rings::News;
 use crate::status::TransferStatus;
 use std::sync::atomic::Ordering;
@@ -87,7 +87,8 @@ impl<D: Dir> Receiving<D> {
             }
             Err(error) => {
                 tools.shared.snapshots().failed(id.index, &error);
-                tools.say(from, Parcel::Refused { id });
+                let why = Refusal::of(&error);
+                tools.say(from, Parcel::Refused { id, why });
             }
         }
     }
@@ -137,7 +138,7 @@ impl<D: Dir> Receiving<D> {
         }
     }
 
-    fn give_up(&mut self, tools: &mut Tools<D>, error: &dyn std::fmt::Display) {
+    fn give_up(&mut self, tools: &mut Tools<D>, error: &StorageError) {
         if let Some(way) = self.way.take() {
             let node = tools.shared.id.0;
             tracing::warn!(
@@ -147,7 +148,8 @@ impl<D: Dir> Receiving<D> {
                 way.id
             );
             tools.shared.snapshots().failed(way.id.index, error);
-            tools.say(way.from, Parcel::Refused { id: way.id });
+            let (id, why) = (way.id, Refusal::of(error));
+            tools.say(way.from, Parcel::Refused { id, why });
         }
     }
 
@@ -169,7 +171,8 @@ impl<D: Dir> Receiving<D> {
                     Ok(_) => {}
                     Err(error) => {
                         tools.shared.snapshots().failed(id.index, &error);
-                        tools.say(from, Parcel::Refused { id });
+                        let why = Refusal::of(&error);
+                        tools.say(from, Parcel::Refused { id, why });
                         return work + 1;
                     }
                 }
@@ -198,7 +201,8 @@ impl<D: Dir> Receiving<D> {
             }
             Err(error) => {
                 tools.shared.snapshots().failed(id.index, &error);
-                tools.say(from, Parcel::Refused { id });
+                let why = Refusal::of(&error);
+                tools.say(from, Parcel::Refused { id, why });
             }
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use storage::{Dir, SnapshotSource};
 
-use super::{Parcel, SnapshotId, Tools, progress};
+use super::{Parcel, Refusal, SnapshotId, Tools, progress};
 use crate::Role;
 use crate::flow::rings::News;
 use crate::status::TransferStatus;
@@ -77,8 +77,10 @@ impl<D: Dir> Sending<D> {
                 self.ways.push(way);
             }
             other => {
-                if let Some((id, Err(error))) = other {
-                    tools.shared.snapshots().failed(id.index, &error);
+                match other {
+                    Some((id, Err(error))) => tools.doubt(id, &error),
+                    // The log begins behind what the follower needs, and nothing stands for it.
+                    _ => tools.shared.desk.want(),
                 }
                 tools.tell(News::Failed { to });
             }
@@ -114,8 +116,16 @@ impl<D: Dir> Sending<D> {
             }
             // It will be offered again; what the follower takes in now may make this one needless.
             Parcel::Busy { id } if id == way.id => way.moved_us = now_us,
-            Parcel::Refused { id } if id == way.id => {
+            Parcel::Refused { id, why } if id == way.id => {
                 self.ways.swap_remove(at);
+                match why {
+                    Refusal::Corrupt => tools.doubt(id, &"its follower found it corrupt"),
+                    Refusal::Receiver => tracing::warn!(
+                        node = tools.shared.id.0,
+                        to = from,
+                        "snapshot {id} refused: the follower could not store it, see its log"
+                    ),
+                }
                 tools.tell(News::Failed { to: from });
             }
             _ => {}
@@ -157,7 +167,7 @@ impl<D: Dir> Sending<D> {
                         false
                     }
                     Err(error) => {
-                        tools.shared.snapshots().failed(way.id.index, &error);
+                        tools.doubt(way.id, &error);
                         true
                     }
                 }

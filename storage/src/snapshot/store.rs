@@ -137,8 +137,12 @@ impl<D: Dir> Shared<D> {
         Ok((file, held))
     }
 
+    /// Removes a file; one that somebody else has removed is no trouble.
     pub(super) fn remove(&self, name: &str) -> Result<(), StorageError> {
-        self.dir.remove(name).doing("remove", &self.path(name))
+        match self.dir.remove(name) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.doing("remove", &self.path(name)),
+        }
     }
 
     pub(super) fn names(&self) -> Result<Vec<String>, StorageError> {
@@ -290,7 +294,7 @@ impl<D: Dir> Snapshots<D> {
         })
     }
 
-    /// Puts a snapshot that was found bad aside: it is kept for the operator under another name, in the place of the one
+    /// Puts a snapshot that was found bad or missing aside: its file, if there is one, is kept for the operator under another name, in the place of the one
     /// before. Returns what is the newest then.
     ///
     /// # Errors
@@ -299,10 +303,13 @@ impl<D: Dir> Snapshots<D> {
         let mut shelf = self.shared.shelf();
         if shelf.whole.contains(&id) {
             let (from, to) = (id.file(WHOLE), id.file(BAD));
-            self.shared
-                .dir
-                .rename(&from, &to)
-                .doing("put a bad snapshot aside as", &self.shared.path(&to))?;
+            match self.shared.dir.rename(&from, &to) {
+                // It was removed by somebody else: then there is nothing to keep.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                renamed => {
+                    renamed.doing("put a bad snapshot aside as", &self.shared.path(&to))?;
+                }
+            }
             shelf.whole.remove(&id);
             for name in self.shared.names()? {
                 let other = SnapshotId::of_file(&name, BAD).is_some_and(|other| other != id);

@@ -980,3 +980,22 @@ fn what_a_snapshot_costs() {
         println!("{what} in {:?}", started.elapsed());
     }
 }
+
+#[test]
+fn snapshots_that_somebody_has_removed_stand_for_nothing_and_hold_up_nothing() {
+    let memory = Memory::new(1);
+    let (_log, snapshots) = with_log(&memory);
+    let take = |index| take(&snapshots, index, 1, 900).expect("taken");
+    let ids: Vec<_> = (1..=3).map(take).collect();
+    for id in [ids[0], ids[2]] {
+        memory.remove(&id.file("snap")).expect("it was there");
+    }
+    // The oldest is to go, and is gone.
+    assert_eq!(snapshots.prune(&mut Gone::default()).expect("pruned"), 2);
+    let error = snapshots.verify(ids[2]).expect_err("it is gone");
+    assert!(matches!(error, StorageError::Snapshot { .. }), "{error}");
+    assert_eq!(snapshots.reject(ids[2]).expect("set aside"), Some(ids[1]));
+    assert_eq!(snapshots.list(), [ids[1]]);
+    take(3);
+    assert_eq!(snapshots.list(), [ids[1], ids[2]]);
+}
