@@ -144,8 +144,11 @@ pub struct Config {
     pub election_timeout: Duration,
     /// A leader shows itself at least this often. Default: a tenth of the election timeout, when zero. Maximum: half of it.
     pub heartbeat: Duration,
-    /// A request that is not decided by then is answered `Unknown`. Default: 10 s. Minimum: the election timeout. Maximum: 365
-    /// days.
+    /// A request that is not decided by then is answered `Unknown`, within 10 ms after that. A thread of its own sees to
+    /// it (`limits`), so it holds while the state machine or a disk stands still. A callback, a waker or a `notify` is run by the
+    /// reply stage: with [`Threads::Shared`] and in a driven node not before user code returns; a thread in
+    /// [`Pending::wait`](crate::Pending::wait) is woken in any case. ARCHITECTURE.md lists who keeps which time limit. Default:
+    /// 10 s. Minimum: the election timeout. Maximum: 365 days.
     pub proposal_timeout: Duration,
     /// Lets this node answer [`Consistency::Lease`](crate::Consistency::Lease) by a lease while it leads, and promise one to
     /// its leader. Default: `None`, such reads are confirmed by a round as others are.

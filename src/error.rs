@@ -10,7 +10,7 @@ use crate::NodeId;
 
 /// Why a proposal or a read has no result. A read changes nothing, so it may be repeated whatever is said of it.
 ///
-/// Every variant but [`Unknown`](ProposeError::Unknown) means that the command is not applied and never will be;
+/// Every variant but [`Unknown`](ProposeError::Unknown) and [`WouldDeadlock`](ProposeError::WouldDeadlock) means that the command is not applied and never will be;
 /// [`definitely_not_applied`](ProposeError::definitely_not_applied) says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -34,6 +34,10 @@ pub enum ProposeError {
     /// The outcome is not known: the command may have been applied, or may still be. The only answer that must
     /// not be repeated blindly.
     Unknown,
+    /// The calling thread is one of the node itself - this is the state machine, a callback, a waker or a `notify` - and would
+    /// wait for itself. A request that was handed in is still under way: as with `Unknown`, it may be applied. Use
+    /// [`Pending::then`](crate::Pending::then) or an [`Outbox`](crate::Outbox), or wait on a thread of your own.
+    WouldDeadlock,
     /// A snapshot is being taken already.
     SnapshotRunning,
     /// No snapshot was taken: [`Status::snapshot`](crate::Status::snapshot) says why.
@@ -46,9 +50,10 @@ pub enum ProposeError {
 }
 
 impl ProposeError {
-    /// False only for [`Unknown`](ProposeError::Unknown): the command was not applied and will not be.
+    /// False only for [`Unknown`](ProposeError::Unknown) and [`WouldDeadlock`](ProposeError::WouldDeadlock): the command was
+    /// not applied and will not be.
     pub fn definitely_not_applied(&self) -> bool {
-        !matches!(self, Self::Unknown)
+        !matches!(self, Self::Unknown | Self::WouldDeadlock)
     }
 }
 
@@ -79,6 +84,10 @@ impl fmt::Display for ProposeError {
             Self::Unknown => {
                 f.write_str("outcome unknown: it may have been applied, or may still be")
             }
+            Self::WouldDeadlock => f.write_str(
+                "not waited for: this is a thread of the node itself, which would wait for itself; the request is under way. Use \
+                 Pending::then or an Outbox, or wait on a thread of your own",
+            ),
             Self::SnapshotRunning => f.write_str("a snapshot is being taken already"),
             Self::NoSnapshot => f.write_str("no snapshot was taken; the status says why"),
             Self::Unconfirmed => f.write_str(

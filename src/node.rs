@@ -219,18 +219,11 @@ impl Node {
     /// it is on disk and has been read back, however long that takes: its index is what it stands for.
     ///
     /// # Errors
-    /// `Busy`, `Stopped` at once; later `SnapshotRunning` when one is being taken already, and `NoSnapshot` when it could
-    /// not be.
+    /// `Busy`, `Stopped` at once; later `SnapshotRunning` when one is being taken already, `NoSnapshot` when it could not be,
+    /// and `Unknown` when the state machine did not come to it within `Config::proposal_timeout`.
     pub fn snapshot(&self) -> Result<Pending, ProposeError> {
-        if self.inner.shared.stop() != Stop::No {
-            return Err(ProposeError::Stopped);
-        }
         let shared = &self.inner.shared;
-        // No sweep for what has waited too long may find it.
-        let token = shared
-            .table
-            .take(WAITING_CALLER, 0, u64::MAX, &[])
-            .ok_or(ProposeError::Busy)?;
+        let token = self.inner.take(WAITING_CALLER, 0, &[])?;
         if !shared.desk.call(token) {
             shared.table.untake(token);
             return Err(ProposeError::Busy);
@@ -332,18 +325,31 @@ impl Node {
     }
 
     /// Waits until this node leads or knows who does, for `limit` at the most; `None` when the time is over or the node
-    /// has stopped.
+    /// has stopped, and at once on a thread of the node itself, which would wait for itself.
     pub fn wait_for_leader(&self, limit: Duration) -> Option<NodeId> {
         let deadline = deadline(limit);
         loop {
             if let Some(leader) = self.inner.shared.leader() {
                 return Some(leader);
             }
+            if self.is_own_thread() {
+                tracing::error!(
+                    node = self.inner.shared.id.0,
+                    "wait_for_leader was called on a thread of the node itself, which would wait for itself: use Node::leader, or \
+                     wait on a thread of your own"
+                );
+                return None;
+            }
             if time_left(deadline).is_zero() || self.inner.shared.stop() != Stop::No {
                 return None;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Whether this is a thread of the node: in its state machine, a callback, a waker or a `notify`.
+    pub(crate) fn is_own_thread(&self) -> bool {
+        self.inner.shared.table.is_own_thread()
     }
 
     /// Leaves in order: takes nothing new, finishes what is under way as far as it can within

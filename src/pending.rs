@@ -6,16 +6,18 @@
 //! ```text
 //!          take            answer           Pending::wait / poll, Outbox::drain
 //!   FREE ───────▶ OPEN ─▶ FILLING ─▶ DONE ─────────────────────────────────────▶ FREE
-//!                  │ drop(Pending)                                               ▲
+//!                  │ ▲  │ (the query of a read is taken out: back to OPEN)       ▲
+//!                  │ └──┘
+//!                  │ drop(Pending)                                               │
 //!                  └────────▶ LEFT ──────────── answer ──────────────────────────┘
 //! ```
 //!
-//! Invariants: whoever moves a slot into FILLING alone writes its answer; after DONE only the holder of the
+//! Invariants: whoever moves a slot into FILLING alone writes its answer, and runs no user code until it leaves that state:
+//! others spin meanwhile; after DONE only the holder of the
 //! `Pending`, or the reader of the outbox, touches it. A slot returns to the free list exactly once a round.
 
 use std::cell::UnsafeCell;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +29,7 @@ use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 
 use crate::flow::clock::deadline;
+use crate::flow::current;
 use crate::flow::guard;
 use crate::flow::hops::Hops;
 use crate::flow::reply::Sinks;
@@ -53,6 +56,9 @@ const PHASE: u64 = 0xff;
 /// `Slot::term` while the consensus stage has not yet taken the request.
 pub(crate) const NOT_SENT: u64 = u64::MAX;
 
+/// `Slot::since_us` of a request without a time limit.
+const NO_LIMIT: u64 = u64::MAX;
+
 /// Where an answer goes once it is there: the reply stage for callers that wait, or an outbox.
 pub(crate) const WAITING_CALLER: u32 = 0;
 
@@ -65,13 +71,17 @@ struct Slot {
     /// Which sink hears of the answer, and the caller's own mark for it.
     sink: AtomicU32,
     tag: AtomicU64,
+    /// User code: a waker, or a callback in the shape of one.
     waker: AtomicWaker,
+    /// Unparks the thread that waits in `Pending::wait`: anyone may call it.
+    unpark: AtomicWaker,
     answer: UnsafeCell<Answer>,
 }
 
 impl Slot {
-    /// Wakes whoever is registered: a task's waker is its runtime's code, and a callback its user's.
+    /// Wakes whoever is registered: a thread that waits, a task - its waker is its runtime's code - or a user's callback.
     fn wake(&self) {
+        self.unpark.wake();
         guard::contain("the waker of a request", || self.waker.wake());
     }
 }
@@ -96,6 +106,9 @@ pub(crate) struct Table {
     keep_bytes: usize,
     /// Set when the stages are gone.
     ended: AtomicBool,
+    /// The keeper of the time limits knows that there are requests.
+    watched: AtomicBool,
+    keeper: ringbuf::Waker,
 }
 
 impl fmt::Debug for Table {
@@ -128,6 +141,11 @@ impl Token {
         (self.0 & (MAX_SLOTS as u64 - 1)) as usize
     }
 
+    /// The round that a slot's state is of.
+    fn of(state: u64, slot: usize) -> Self {
+        Self((state >> 8) << SLOT_BITS | slot as u64)
+    }
+
     fn round(self) -> u64 {
         self.0 >> SLOT_BITS
     }
@@ -144,6 +162,7 @@ impl Table {
         first_round: u32,
         sinks: Sinks,
         hops: Arc<Hops>,
+        keeper: ringbuf::Waker,
     ) -> Self {
         let free = ArrayQueue::new(slots);
         let slots: Box<[_]> = (0..slots)
@@ -157,6 +176,7 @@ impl Table {
                     sink: AtomicU32::new(WAITING_CALLER),
                     tag: AtomicU64::new(0),
                     waker: AtomicWaker::new(),
+                    unpark: AtomicWaker::new(),
                     answer: UnsafeCell::new(Answer {
                         outcome: Err(ProposeError::Unknown),
                         bytes: Vec::with_capacity(keep_bytes),
@@ -171,6 +191,8 @@ impl Table {
             hops,
             keep_bytes,
             ended: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
+            keeper,
         }
     }
 
@@ -201,7 +223,38 @@ impl Table {
         answer.bytes.clear();
         answer.bytes.extend_from_slice(request);
         slot.state.store(round << 8 | OPEN, Ordering::Release);
+        // Either this sees that nobody watches, or `unwatch_if_idle` sees the slot taken.
+        fence(Ordering::SeqCst);
+        if !self.watched.load(Ordering::Relaxed) {
+            self.watch();
+        }
         Some(Token(round << SLOT_BITS | u64::from(at)))
+    }
+
+    #[cold]
+    fn watch(&self) {
+        if !self.watched.swap(true, Ordering::AcqRel) {
+            self.keeper.wake();
+        }
+    }
+
+    /// Whether the keeper of the time limits is to look at the requests.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Acquire)
+    }
+
+    /// The keeper of the time limits looks away when there is no request; the next one will wake it. False: there is one.
+    pub(crate) fn unwatch_if_idle(&self) -> bool {
+        if self.taken() > 0 {
+            return false;
+        }
+        self.watched.store(false, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if self.taken() > 0 {
+            self.watched.store(true, Ordering::Release);
+            return false;
+        }
+        true
     }
 
     /// Gives a slot back that was taken but whose request went nowhere.
@@ -235,31 +288,22 @@ impl Table {
         });
     }
 
-    /// Answers a read: `run` gets the query and writes the reply.
-    pub(crate) fn complete_read(
-        &self,
-        token: Token,
-        index: Index,
-        scratch: &mut Vec<u8>,
-        run: impl FnOnce(&[u8], &mut Vec<u8>),
-    ) {
-        self.complete_with(token, Ok(index), |bytes| {
-            scratch.clear();
-            run(bytes, scratch);
-            bytes.clear();
-            bytes.extend_from_slice(scratch);
-        });
+    /// Takes the query of a read out of its slot, in exchange for what is in `query`. The slot stays open meanwhile, so that
+    /// its limit is kept however long the query runs. False: nobody waits for it any more.
+    pub(crate) fn take_query(&self, token: Token, query: &mut Vec<u8>) -> bool {
+        let Some(slot) = self.claim(token) else {
+            return false;
+        };
+        // SAFETY: `claim` moved the slot to FILLING, so the answer is ours until OPEN is stored.
+        let answer = unsafe { &mut *slot.answer.get() };
+        std::mem::swap(&mut answer.bytes, query);
+        slot.state.store(token.state(OPEN), Ordering::Release);
+        true
     }
 
-    fn complete_with(
-        &self,
-        token: Token,
-        outcome: Result<Index, ProposeError>,
-        fill: impl FnOnce(&mut Vec<u8>),
-    ) {
-        let Some(slot) = self.slots.get(token.slot()) else {
-            return;
-        };
+    /// Moves an open slot to FILLING; one whose caller has left is freed.
+    fn claim(&self, token: Token) -> Option<&Slot> {
+        let slot = self.slots.get(token.slot())?;
         let mut from = token.state(OPEN);
         let claimed = loop {
             match slot.state.compare_exchange(
@@ -271,26 +315,35 @@ impl Table {
                 Ok(phase) => break phase & PHASE,
                 // The caller left since we looked.
                 Err(now) if now == token.state(LEFT) => from = now,
-                Err(_) => return,
+                Err(now) if now == token.state(FILLING) => {
+                    // Its query is being taken, or it is being answered.
+                    std::hint::spin_loop();
+                    from = token.state(OPEN);
+                }
+                Err(_) => return None,
             }
         };
         if claimed == LEFT {
             slot.state.store(token.state(FREE), Ordering::Release);
             self.release(token);
-            return;
+            return None;
         }
+        Some(slot)
+    }
+
+    fn complete_with(
+        &self,
+        token: Token,
+        outcome: Result<Index, ProposeError>,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let Some(slot) = self.claim(token) else {
+            return;
+        };
         // SAFETY: this call moved the slot to FILLING, so the answer is ours until DONE.
         let answer = unsafe { &mut *slot.answer.get() };
-        // User code may be in there. A panic of it is the state machine's fault and goes on from here, but not before
-        // the slot is answered: nobody else can, and its caller waits.
-        let filled = catch_unwind(AssertUnwindSafe(|| fill(&mut answer.bytes)));
-        answer.outcome = match filled {
-            Ok(()) => outcome,
-            Err(_) => {
-                answer.bytes.clear();
-                Err(ProposeError::Unknown)
-            }
-        };
+        fill(&mut answer.bytes);
+        answer.outcome = outcome;
         let sink = slot.sink.load(Ordering::Relaxed);
         slot.state.store(token.state(DONE), Ordering::Release);
         if self.sinks.is_closed(sink) {
@@ -304,9 +357,6 @@ impl Table {
             } else if !heard {
                 self.sinks.miss();
             }
-        }
-        if let Err(panic) = filled {
-            resume_unwind(panic);
         }
     }
 
@@ -324,7 +374,7 @@ impl Table {
     pub(crate) fn deliver_all(&self) {
         for slot in &self.slots {
             if slot.state.load(Ordering::Acquire) & PHASE == DONE {
-                slot.wake(); // In an outbox's slot there is none.
+                slot.wake(); // In an outbox's slot there is nobody to wake.
             }
         }
     }
@@ -401,11 +451,34 @@ impl Table {
         self.slots[token.slot()].since_us.load(Ordering::Relaxed)
     }
 
-    /// Answers every request that waits since before `since_us`.
-    pub(crate) fn expire(&self, since_us: u64) {
-        self.sweep(|slot| {
-            (slot.since_us.load(Ordering::Relaxed) < since_us).then_some(ProposeError::Unknown)
-        });
+    /// Answers every request that waits since before `since_us`, and unparks threads that wait for one. Runs no user code.
+    /// Returns how many there were, and since when the oldest that is left waits.
+    pub(crate) fn expire(&self, since_us: u64) -> (usize, Option<u64>) {
+        let (mut expired, mut oldest) = (0, None);
+        for (at, slot) in self.slots.iter().enumerate() {
+            let state = slot.state.load(Ordering::Acquire);
+            if !matches!(state & PHASE, OPEN | LEFT | FILLING) {
+                continue;
+            }
+            let since = slot.since_us.load(Ordering::Relaxed);
+            if since < since_us {
+                let token = Token::of(state, at);
+                self.complete(token, Err(ProposeError::Unknown), &[]);
+                slot.unpark.wake();
+                expired += 1;
+            } else if since != NO_LIMIT {
+                oldest = Some(since.min(oldest.unwrap_or(since)));
+            }
+        }
+        (expired, oldest)
+    }
+
+    /// From now on the request has no time limit.
+    pub(crate) fn lift_limit(&self, token: Token) {
+        let slot = &self.slots[token.slot()];
+        if slot.state.load(Ordering::Acquire) >> 8 == token.round() {
+            slot.since_us.store(NO_LIMIT, Ordering::Relaxed);
+        }
     }
 
     /// Answers everything that is left, when the node has ended. A request that slips in meanwhile sees
@@ -424,11 +497,18 @@ impl Table {
         self.deliver_all();
     }
 
+    /// Whether this is a thread of the node: it waits for itself in vain.
+    pub(crate) fn is_own_thread(&self) -> bool {
+        current::is_of(self)
+    }
+
     /// Whether the request still waits for its answer.
     pub(crate) fn is_open(&self, token: Token) -> bool {
         self.slots.get(token.slot()).is_some_and(|slot| {
             let state = slot.state.load(Ordering::Acquire);
-            state == token.state(OPEN) || state == token.state(LEFT)
+            [OPEN, FILLING, LEFT]
+                .map(|phase| token.state(phase))
+                .contains(&state)
         })
     }
 
@@ -459,7 +539,7 @@ impl Table {
                 continue;
             }
             if let Some(error) = verdict(slot) {
-                let token = Token((state >> 8) << SLOT_BITS | at as u64);
+                let token = Token::of(state, at);
                 self.complete(token, Err(error), &[]);
             }
         }
@@ -505,16 +585,18 @@ impl Pending {
         Some(self.table.collect(self.token))
     }
 
-    /// Waits for the answer. It comes in the end: `Config::proposal_timeout` bounds every request.
+    /// Waits for the answer. It comes in the end: `Config::proposal_timeout` bounds every request, whatever the state machine
+    /// does. On a thread of the node itself - in the state machine, a callback, a `notify` - there is nothing to wait for: what
+    /// is not answered yet is `WouldDeadlock` at once, and still under way.
     ///
     /// # Errors
-    /// See [`ProposeError`]; only `Unknown` may have been applied.
+    /// See [`ProposeError`]; only `Unknown` and `WouldDeadlock` may have been applied.
     pub fn wait(mut self) -> Result<Reply, ProposeError> {
         self.block_until(None)
             .expect("without a deadline the answer is there")
     }
 
-    /// Waits no longer than `limit`; any `Duration` is one, `Duration::MAX` waits as [`wait`](Pending::wait) does.
+    /// As [`wait`](Pending::wait), no longer than `limit`: any `Duration` is one, and `Duration::MAX` has no end.
     ///
     /// # Errors
     /// The request itself is given back when the time is over: it is still under way.
@@ -529,9 +611,12 @@ impl Pending {
         if let Some(result) = self.try_take() {
             return Some(result);
         }
+        if self.table.is_own_thread() {
+            return Some(Err(ProposeError::WouldDeadlock));
+        }
         THREAD_WAKER.with(|waker| {
             loop {
-                self.slot().waker.register(waker);
+                self.slot().unpark.register(waker);
                 if let Some(result) = self.try_take() {
                     return Some(result);
                 }

@@ -14,14 +14,12 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use ringbuf::{Receiver, Take, Waker};
 use storage::Reader;
 use storage::SnapshotMeta;
 use storage::record::{self, Header};
 
-use crate::flow::clock::micros;
 use crate::flow::desk::{Job, Returned};
 use crate::flow::guard::text;
 use crate::flow::hops::Stamp;
@@ -57,8 +55,9 @@ pub(crate) struct Apply {
     portion: Portion,
     leading: Option<Term>,
     reply: Vec<u8>,
-    proposal_timeout_us: u64,
-    next_sweep_us: u64,
+    query: Vec<u8>,
+    /// Of the requests that were answered because their time was over: `Shared::expired` as it was last seen.
+    expired: u64,
 }
 
 /// What the stage begins with: a machine, what is in it, and since when it owes a snapshot.
@@ -75,7 +74,7 @@ impl Apply {
         at_index: Receiver<ToApply>,
         shared: Arc<Shared>,
         consensus: Waker,
-        proposal_timeout: Duration,
+        inline_bytes: usize,
     ) -> Self {
         let Begun {
             machine,
@@ -99,8 +98,8 @@ impl Apply {
             portion: Portion::default(),
             leading: None,
             reply: Vec::with_capacity(4 << 10),
-            proposal_timeout_us: micros(proposal_timeout),
-            next_sweep_us: 0,
+            query: Vec::with_capacity(inline_bytes),
+            expired: 0,
         }
     }
 
@@ -111,31 +110,19 @@ impl Apply {
             work += self.reach()?;
             work += self.snapshots(now_us)?;
         }
-        if now_us >= self.next_sweep_us {
-            self.next_sweep_us = now_us + self.sweep_every_us();
-            self.shared
-                .table
-                .expire(now_us.saturating_sub(self.proposal_timeout_us));
+        let expired = self.shared.expired.load(Ordering::Acquire);
+        if expired != self.expired {
+            self.expired = expired;
             self.waiting.forget_answered(&self.shared.table);
         }
         Ok(work)
     }
 
-    fn sweep_every_us(&self) -> u64 {
-        (self.proposal_timeout_us / 8).max(1000)
-    }
-
-    /// Requests that wait are looked through from time to time; without any there is nothing to wake for.
     pub(crate) fn deadline_us(&self) -> u64 {
-        let sweep = if self.shared.nothing_pending() {
+        if self.shared.desk.is_taking() {
             u64::MAX
         } else {
-            self.next_sweep_us
-        };
-        if self.shared.desk.is_taking() {
-            sweep
-        } else {
-            sweep.min(self.occasion.deadline_us(self.applied))
+            self.occasion.deadline_us(self.applied)
         }
     }
 
@@ -344,6 +331,10 @@ impl Apply {
         let mut work = 0;
         while let Some(caller) = shared.desk.next_call() {
             work += 1;
+            if !shared.table.is_open(caller) {
+                continue; // Its time was over before this stage came to it.
+            }
+            shared.table.lift_limit(caller);
             if shared.desk.is_taking() {
                 let running = Err(ProposeError::SnapshotRunning);
                 shared.table.complete(caller, running, &[]);
@@ -424,9 +415,14 @@ impl Apply {
             at_index,
             waiting,
             offices,
+            shared,
             ..
         } = self;
+        let table = &shared.table;
         let mut work = at_index.drain_while(READS_A_TURN, |item| {
+            if waiting.is_full() {
+                waiting.forget_answered(table);
+            }
             match item.0 {
                 AtIndex::Read { index, token } => waiting.push(index, token, true),
                 AtIndex::Applied { index, token } => waiting.push(index, token, false),
@@ -453,12 +449,15 @@ impl Apply {
                 table.complete(token, Ok(applied), &[]);
                 continue;
             }
-            let reply = &mut self.reply;
-            guard("query", applied, || {
-                table.complete_read(token, applied, reply, |query, reply| {
-                    machine.query(query, reply)
-                });
-            })?;
+            let (query, reply) = (&mut self.query, &mut self.reply);
+            if !table.take_query(token, query) {
+                continue;
+            }
+            reply.clear();
+            let asked = guard("query", applied, || machine.query(query, reply));
+            let outcome = asked.as_ref().map(|()| applied);
+            table.complete(token, outcome.map_err(|_| ProposeError::Unknown), reply);
+            asked?;
         }
         Ok(work)
     }

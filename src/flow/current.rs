@@ -42,6 +42,11 @@ impl Drop for Entered {
     }
 }
 
+/// Whether this is a thread of that node.
+pub(crate) fn is_of<T>(node: *const T) -> bool {
+    CURRENT.get().node == node as usize
+}
+
 /// Whether wakers, callbacks and notifications may run on this thread.
 pub(crate) fn runs_user_code() -> bool {
     CURRENT.get().runs_user_code

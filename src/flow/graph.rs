@@ -18,6 +18,7 @@ use crate::flow::consensus::{Consensus, Inputs, Rings};
 use crate::flow::desk::Desk;
 use crate::flow::errand::Errand;
 use crate::flow::hops::Hops;
+use crate::flow::limits::Limits;
 use crate::flow::link::{GroupLink, Link};
 use crate::flow::occasion::Occasion;
 use crate::flow::receive::Inbound;
@@ -83,6 +84,7 @@ pub(crate) struct Sleepers {
 }
 
 pub(crate) struct AsideSleepers {
+    pub(crate) limits: Sleeper,
     pub(crate) saver: Sleeper,
     pub(crate) transfer: Sleeper,
 }
@@ -105,6 +107,7 @@ pub(crate) struct Wakers {
     pub(crate) network: Waker,
     pub(crate) apply: Waker,
     pub(crate) reply: Waker,
+    pub(crate) limits: Waker,
     pub(crate) saver: Waker,
     pub(crate) transfer: Waker,
 }
@@ -223,6 +226,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         (nonce >> 32) as u32,
         sinks,
         Arc::new(Hops::new(clock.clone())),
+        wakers.limits.clone(),
     ));
     let desk = Desk::new(wakers.saver.clone(), wakers.apply.clone());
     let errand = Errand::new(wakers.saver.clone(), wakers.transfer.clone());
@@ -396,6 +400,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         wakers.network.clone(),
         wakers.apply.clone(),
         wakers.reply.clone(),
+        wakers.limits.clone(),
         wakers.saver.clone(),
         wakers.transfer.clone(),
     ]);
@@ -482,7 +487,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         reached,
         shared.clone(),
         wakers.consensus.clone(),
-        config.proposal_timeout,
+        config.inline_bytes,
     );
     let append = Append::new(
         log,
@@ -492,6 +497,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         wakers.network,
     );
     let reply = ReplyStage { table, replied };
+    let limits = Limits::new(shared.clone(), config);
     let stages = Stages {
         consensus,
         append,
@@ -503,7 +509,11 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         shared,
         doors: Doors { propose, read },
         stages,
-        aside: Aside { saver, transfer },
+        aside: Aside {
+            limits,
+            saver,
+            transfer,
+        },
     }
 }
 
@@ -531,6 +541,7 @@ impl Sleepers {
             reply: Sleeper::parking(),
         });
         let aside = AsideSleepers {
+            limits: Sleeper::parking(),
             saver: Sleeper::parking(),
             transfer: Sleeper::parking(),
         };
@@ -553,6 +564,7 @@ impl Sleepers {
             apply: or_network(user.map(|user| &user.apply)),
             reply: or_network(user.map(|user| &user.reply)),
             network,
+            limits: self.aside.limits.waker(),
             saver: self.aside.saver.waker(),
             transfer: self.aside.transfer.waker(),
         }

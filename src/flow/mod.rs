@@ -13,6 +13,7 @@ pub(crate) mod spill;
 pub(crate) mod append;
 
 pub(crate) mod current;
+pub(crate) mod limits;
 pub(crate) mod link;
 pub(crate) mod log_clock;
 pub(crate) mod receive;

@@ -20,6 +20,7 @@ use crate::flow::consensus::Consensus;
 use crate::flow::current::Current;
 use crate::flow::graph::{AsideSleepers, Sleepers};
 use crate::flow::guard;
+use crate::flow::limits::Limits;
 use crate::flow::link::GroupLink;
 use crate::flow::replicate::Network;
 use crate::flow::reply::ReplyStage;
@@ -33,6 +34,9 @@ use crate::{Config, Fault, IdleWay, StartError, Threads};
 const LONGEST_IDLE_SLEEP: Duration = Duration::from_secs(10);
 /// In a thread of its own the append stage sleeps this long at the most while a flush runs whose end nobody announces.
 const FLUSH_LOOK: Duration = Duration::from_micros(20);
+
+/// Threads that a node has in every layout: the keeper of the limits, the saver, the transfer.
+const ASIDE_THREADS: usize = 3;
 
 /// The stages over the product's file system and network.
 type DiskAppend = Append<Disk>;
@@ -386,6 +390,27 @@ impl Plan for ReplyStage {
     }
 }
 
+impl Plan for Limits {
+    const LONGEST_SLEEP: Duration = LONGEST_IDLE_SLEEP;
+
+    fn turn(&mut self, now_us: u64) -> Result<usize, Fault> {
+        Ok(self.poll(now_us))
+    }
+    fn has_work(&mut self) -> bool {
+        Limits::has_work(self)
+    }
+    fn deadline_us(&self) -> u64 {
+        Limits::deadline_us(self)
+    }
+    fn drained(&mut self) -> bool {
+        true // And every request has its answer.
+    }
+    fn close(&mut self) {}
+    fn stage(&self) -> &'static str {
+        "limits"
+    }
+}
+
 impl Plan for DiskSaver {
     const RUNS_USER_CODE: bool = true;
 
@@ -556,7 +581,7 @@ pub(crate) fn spawn(
     config: &Config,
 ) -> Result<Vec<JoinHandle<()>>, StartError> {
     let Some(user) = sleepers.user else {
-        let starter = Starter::new(shared.clone(), config, 3);
+        let starter = Starter::new(shared.clone(), config, ASIDE_THREADS + 1);
         let mut threads = starter.start_aside(aside, sleepers.aside)?;
         let plan = SharedPlan::new(shared, stages, config);
         threads.push(starter.start("node", 0, plan, sleepers.network)?);
@@ -569,7 +594,7 @@ pub(crate) fn spawn(
         apply,
         reply,
     } = stages;
-    let count = if sleepers.core.is_some() { 7 } else { 5 };
+    let count = ASIDE_THREADS + if sleepers.core.is_some() { 5 } else { 3 };
     let starter = Starter::new(shared, config, count);
     let mut threads = starter.start_aside(aside, sleepers.aside)?;
     if let Some(core) = sleepers.core {
@@ -597,7 +622,7 @@ pub(crate) fn spawn_aside(
     sleepers: AsideSleepers,
     config: &Config,
 ) -> Result<Vec<JoinHandle<()>>, StartError> {
-    Starter::new(shared, config, 2).start_aside(aside, sleepers)
+    Starter::new(shared, config, ASIDE_THREADS).start_aside(aside, sleepers)
 }
 
 /// What a thread gets of the cores.
@@ -639,18 +664,23 @@ impl<'a> Starter<'a> {
         self.run(name, share, idle(self.config), plan, sleeper)
     }
 
-    /// These wait for disks and not for entries: they are not pinned, let
-    /// the others go first, and sleep when there is nothing to do.
+    /// These are not on an entry's way: they are not pinned, and sleep when there is nothing to do. Those that wait for disks
+    /// let the others go first.
     fn start_aside(
         &self,
         aside: Aside,
         sleepers: AsideSleepers,
     ) -> Result<Vec<JoinHandle<()>>, StartError> {
-        let Aside { saver, transfer } = aside;
+        let Aside {
+            limits,
+            saver,
+            transfer,
+        } = aside;
         let idle = Idle::Park {
             grace: Duration::ZERO,
         };
         Ok(vec![
+            self.run("limits", Share::Full, idle, limits, sleepers.limits)?,
             self.run("saver", Share::AtLeisure, idle, saver, sleepers.saver)?,
             self.run(
                 "transfer",

@@ -57,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) replaces: Arc<AtomicBool>,
     piggyback: Mutex<Arc<[u8]>>,
     pub(crate) piggyback_changed: AtomicBool,
+    /// How often requests were answered because their time was over.
+    pub(crate) expired: AtomicU64,
     gauges: OnceLock<Vec<Gauge>>,
     flush_way: OnceLock<&'static str>,
     stop: AtomicU8,
@@ -111,6 +113,7 @@ impl Shared {
             replaces,
             piggyback: Mutex::new(Arc::from([])),
             piggyback_changed: AtomicBool::new(false),
+            expired: AtomicU64::new(0),
             gauges: OnceLock::new(),
             flush_way: OnceLock::new(),
             stop: AtomicU8::new(Stop::No as u8),
@@ -247,11 +250,6 @@ impl Shared {
         // A stage that panicked may have handed a request on without a note of it.
         let in_doubt = matches!(self.fault.get(), Some(Fault::Panic(_)));
         self.table.abandon_all(in_doubt);
-    }
-
-    /// Whether no request of this node waits for its answer.
-    pub(crate) fn nothing_pending(&self) -> bool {
-        self.table.taken() == 0
     }
 
     pub(crate) fn term(&self) -> u64 {

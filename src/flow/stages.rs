@@ -6,6 +6,7 @@ use crate::Fault;
 use crate::flow::append::Append;
 use crate::flow::apply::Apply;
 use crate::flow::consensus::Consensus;
+use crate::flow::limits::Limits;
 use crate::flow::link::{GroupLink, Link};
 use crate::flow::replicate::Network;
 use crate::flow::reply::ReplyStage;
@@ -21,8 +22,10 @@ pub(crate) struct Stages<D: Dir = Disk, L: Link = GroupLink> {
     pub(crate) reply: ReplyStage,
 }
 
-/// The stages beside it, which wait for disks: each always has a thread of its own.
+/// The stages beside it: each always has a thread of its own. Saver and transfer wait for disks, the keeper of the limits for
+/// nothing.
 pub(crate) struct Aside<D: Dir = Disk> {
+    pub(crate) limits: Limits,
     pub(crate) saver: Saver<D>,
     pub(crate) transfer: Transfer<D>,
 }

@@ -2,8 +2,8 @@
 //!
 //! They stand in the order of their indexes, not in that of their coming: one whose index this node may not reach for
 //! long - its leader is gone, say - holds up none behind it. What an entry's application makes due is answered in the
-//! same turn. Requests that were given up meanwhile are dropped with the sweep that gives them up, so there are never
-//! more than `Config::max_pending`.
+//! same turn. Requests whose time is over are answered by the keeper of the limits (`limits.rs`) and forgotten here after
+//! that, and before there would be more than `Config::max_pending`.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -25,6 +25,8 @@ pub(crate) struct Due {
 #[derive(Debug, Default)]
 pub(crate) struct WaitingReads {
     heap: BinaryHeap<Reverse<Due>>,
+    /// As many requests as there can be.
+    most: usize,
     number: u64,
 }
 
@@ -32,6 +34,7 @@ impl WaitingReads {
     pub(crate) fn with_capacity(most: usize) -> Self {
         Self {
             heap: BinaryHeap::with_capacity(most),
+            most,
             number: 0,
         }
     }
@@ -44,6 +47,11 @@ impl WaitingReads {
             token,
             is_query,
         }));
+    }
+
+    /// Whether some of them must have been answered: there cannot be more requests.
+    pub(crate) fn is_full(&self) -> bool {
+        self.heap.len() >= self.most
     }
 
     /// Whether one is due.

@@ -13,7 +13,17 @@ const SLOTS: usize = 64;
 fn table() -> (Arc<Table>, Receiver<Mark>) {
     let (sinks, replied) = Sinks::new(SLOTS, ringbuf::Waker::none());
     let hops = Arc::new(Hops::new(Clock::system()));
-    (Arc::new(Table::new(SLOTS, 64, 0, sinks, hops)), replied)
+    (
+        Arc::new(Table::new(
+            SLOTS,
+            64,
+            0,
+            sinks,
+            hops,
+            ringbuf::Waker::none(),
+        )),
+        replied,
+    )
 }
 
 fn request(table: &Arc<Table>) -> Pending {
@@ -116,7 +126,7 @@ fn a_token_of_long_ago_reaches_no_later_request_of_its_slot() {
     let table = |first_round| {
         let (sinks, _) = Sinks::new(slots, ringbuf::Sleeper::new(|| ()).waker());
         let hops = Arc::new(Hops::new(Clock::system()));
-        Table::new(slots, 16, first_round, sinks, hops)
+        Table::new(slots, 16, first_round, sinks, hops, ringbuf::Waker::none())
     };
     let take = |table: &Table| table.take(WAITING_CALLER, 0, 0, &[]).expect("a slot");
     // One life goes through its first rounds, the other begins 2^32 later.

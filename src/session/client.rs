@@ -235,6 +235,9 @@ impl Session {
         let deadline = deadline(self.limit);
         let mut pause = FIRST_PAUSE;
         let mut in_doubt = false;
+        if self.nodes.iter().any(Node::is_own_thread) {
+            return Tried::Failed(SessionError::Refused(ProposeError::WouldDeadlock));
+        }
         self.bytes.clear();
         front(&self.numbers, &mut self.bytes);
         self.bytes.extend_from_slice(command);

@@ -101,7 +101,7 @@ pub(crate) fn name(error: &ProposeError) -> &'static str {
         ProposeError::Busy => "answer: busy",
         ProposeError::TooLarge { .. } => "answer: too large",
         ProposeError::Replaced => "answer: replaced",
-        ProposeError::Unknown => "answer: unknown",
+        ProposeError::Unknown | ProposeError::WouldDeadlock => "answer: unknown",
         ProposeError::Unconfirmed => "answer: not confirmed",
         ProposeError::Stopped => "answer: stopped",
         ProposeError::SnapshotRunning | ProposeError::NoSnapshot => "answer: no snapshot",

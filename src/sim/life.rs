@@ -33,9 +33,10 @@ pub(crate) enum Act {
     Flush,
     Save,
     Transfer,
+    Limits,
 }
 
-pub(crate) const ACTS: [Act; 10] = [
+pub(crate) const ACTS: [Act; 11] = [
     Act::Receive,
     Act::Finish,
     Act::Consensus,
@@ -46,6 +47,7 @@ pub(crate) const ACTS: [Act; 10] = [
     Act::Flush,
     Act::Save,
     Act::Transfer,
+    Act::Limits,
 ];
 
 /// An answer on its way to the client: the operation's number, and what became of it.
@@ -175,6 +177,7 @@ impl Life {
                     network: nobody(),
                     apply: nobody(),
                     reply: nobody(),
+                    limits: nobody(),
                     saver: nobody(),
                     transfer: nobody(),
                 },
@@ -221,12 +224,16 @@ impl Life {
             Act::Flush => append.flush(now_us),
             Act::Save => Ok(self.aside.saver.poll(now_us)),
             Act::Transfer => Ok(self.aside.transfer.poll(now_us)),
+            Act::Limits => Ok(self.aside.limits.poll(now_us)),
         }
     }
 
     /// Whether any stage would find something, by its own word: this is what a thread asks before it sleeps.
     pub(crate) fn has_work(&mut self) -> bool {
-        self.stages.has_work() || self.aside.saver.has_work() || self.aside.transfer.has_work()
+        self.stages.has_work()
+            || self.aside.saver.has_work()
+            || self.aside.transfer.has_work()
+            || self.aside.limits.has_work()
     }
 
     /// The true time at which a stage wants to be polled even if nothing comes.
@@ -235,7 +242,8 @@ impl Life {
             .stages
             .deadline_us()
             .min(self.aside.transfer.deadline_us())
-            .min(self.aside.saver.deadline_us());
+            .min(self.aside.saver.deadline_us())
+            .min(self.aside.limits.deadline_us());
         self.clock.true_time_of(own)
     }
 
@@ -309,6 +317,7 @@ impl Act {
             Self::Flush => Self::Finish.bit() | consensus,
             Self::Save => self.bit() | Self::Apply.bit() | consensus | Self::Reply.bit(),
             Self::Transfer => self.bit() | Self::Send.bit() | consensus,
+            Self::Limits => Self::Reply.bit() | Self::Apply.bit() | CLIENT,
         }
     }
 }

@@ -1,10 +1,13 @@
-//! User code that blocks: the node's consensus goes on, whichever piece of user code it is.
+//! User code that blocks: the node's consensus goes on and time limits are kept, whichever piece of user code it is. User code
+//! that would wait for its own node is refused.
 
 use std::sync::mpsc;
 
-use ringraft::SnapshotWriter;
+use ringraft::session::{Session, SessionError};
+use ringraft::{Driver, SnapshotWriter};
 
 use super::*;
+use crate::ports::Ports;
 
 /// Rounds of a heartbeat and its answer that must come while user code stands.
 const ROUNDS: u64 = 50;
@@ -273,4 +276,213 @@ fn a_callback_that_blocks_holds_up_no_heartbeat() {
             }
         }
     });
+}
+
+/// A node of one with this machine, who runs it if it is driven, and the claim on its port.
+fn alone_with(
+    dir: &TempDir,
+    machine: impl StateMachine,
+    threads: Option<&Threads>,
+) -> (Node, Option<Driver>, Ports) {
+    let mut ports = Ports::claim();
+    let member = Member {
+        id: NodeId(1),
+        addr: format!("127.0.0.1:{}", ports.next()),
+    };
+    let mut config = small(Config::new(NodeId(1), dir.path(), vec![member]));
+    hasty(&mut config);
+    let Some(threads) = threads else {
+        let (node, driver) = Node::start_driven(config, machine).expect("the node starts");
+        return (node, Some(driver), ports);
+    };
+    config.threads = threads.clone();
+    let node = Node::start(config, machine).expect("the node starts");
+    (node, None, ports)
+}
+
+/// Runs a driven node until that is dropped.
+struct Driving(Option<std::thread::JoinHandle<()>>, Arc<AtomicBool>);
+
+impl Driving {
+    fn begin(driver: Option<Driver>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let its = stop.clone();
+        let drive = |mut driver: Driver| {
+            std::thread::spawn(move || {
+                while !its.load(Ordering::Acquire) {
+                    if !driver.poll() {
+                        driver.wait(Duration::from_millis(5));
+                    }
+                }
+            })
+        };
+        Self(driver.map(drive), stop)
+    }
+}
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        self.1.store(true, Ordering::Release);
+        if let Some(thread) = self.0.take() {
+            thread.join().expect("the driver does not panic");
+        }
+    }
+}
+
+/// Also those of a node whose only thread is the one that stands still.
+#[test]
+fn time_limits_are_kept_while_user_code_blocks() {
+    let plans = super::PLANS.map(Some).into_iter().chain([None]);
+    std::thread::scope(|scope| {
+        for threads in plans {
+            scope.spawn(move || {
+                for what in ["apply", "query", "snapshot"] {
+                    let dir = TempDir::new().expect("a temporary directory");
+                    let barrier = Barrier::default();
+                    let (node, driver, _ports) =
+                        alone_with(&dir, Blocking(barrier.clone()), threads.as_ref());
+                    let driving = Driving::begin(driver);
+                    node.wait_for_leader(DEADLINE).expect("it elects itself");
+                    commit(&node, b"there is something");
+                    let opener = barrier.shut(what);
+                    let blocks = match what {
+                        "apply" => node.propose(b"x"),
+                        "query" => node.read(b"", Consistency::Stale),
+                        _ => node.snapshot(),
+                    };
+                    let blocks = blocks.expect("it is taken");
+                    barrier.until_somebody_stands();
+                    let behind = [
+                        node.propose(b"y"),
+                        node.read(b"", Consistency::Stale),
+                        node.read(b"", Consistency::Linearizable),
+                        node.snapshot(),
+                    ];
+                    for pending in behind {
+                        let outcome = answer(pending.expect("it is taken"));
+                        assert_eq!(outcome, Err(ProposeError::Unknown), "{what}, {threads:?}");
+                    }
+                    // A snapshot that has begun may take long: its writing does.
+                    if what != "snapshot" {
+                        assert_eq!(answer(blocks), Err(ProposeError::Unknown), "{threads:?}");
+                    } else {
+                        drop(blocks);
+                    }
+                    if threads
+                        .as_ref()
+                        .is_some_and(|threads| *threads != Threads::Shared)
+                    {
+                        let (told, hears) = mpsc::channel();
+                        let pending = node.propose(b"z").expect("it is taken");
+                        pending.then(move |outcome| told.send(outcome).expect("the test waits"));
+                        let outcome = hears.recv_timeout(DEADLINE).expect("the callback runs");
+                        assert_eq!(outcome, Err(ProposeError::Unknown), "{what}, {threads:?}");
+                    }
+                    drop(opener);
+                    // All slots are free again, and it goes on.
+                    commit(&node, b"goes on");
+                    until("nothing is left", || node.status().pending == 0);
+                    drop(driving);
+                }
+            });
+        }
+    });
+}
+
+/// Waits for its own node, wherever it is told to.
+struct Waiting {
+    node: Arc<std::sync::OnceLock<Node>>,
+    told: mpsc::Sender<Vec<ProposeError>>,
+}
+
+fn every_wait(node: &Node) -> Vec<ProposeError> {
+    let refused = |outcome: Result<Reply, ProposeError>| outcome.expect_err("it would wait");
+    let limit = DEADLINE;
+    let session = Session::open([node.clone()], limit).expect_err("it would wait");
+    let SessionError::Refused(session) = session else {
+        panic!("{session}");
+    };
+    let mut seen = vec![session];
+    for pending in [
+        node.propose(b"x"),
+        node.read(b"", Consistency::Linearizable),
+    ] {
+        seen.push(refused(pending.expect("it is taken").wait()));
+    }
+    let pending = node.propose(b"x").expect("it is taken");
+    let waited = pending.wait_timeout(limit);
+    seen.push(refused(waited.expect("no time has passed")));
+    seen
+}
+
+impl StateMachine for Waiting {
+    fn apply(&mut self, batch: &mut Batch<'_>) -> io::Result<()> {
+        while let Some((entry, _)) = batch.next() {
+            if entry.command == b"wait" {
+                let node = self.node.get().expect("the test has set it");
+                self.told.send(every_wait(node)).expect("the test waits");
+            }
+        }
+        Ok(())
+    }
+
+    fn query(&self, query: &[u8], _: &mut Vec<u8>) {
+        if query == b"wait" {
+            let node = self.node.get().expect("the test has set it");
+            self.told.send(every_wait(node)).expect("the test waits");
+        }
+    }
+}
+
+#[test]
+fn user_code_that_would_wait_for_its_own_node_is_refused_at_once() {
+    for threads in super::PLANS.map(Some).into_iter().chain([None]) {
+        let dir = TempDir::new().expect("a temporary directory");
+        let slot = Arc::new(std::sync::OnceLock::new());
+        let (told, hears) = mpsc::channel();
+        let machine = Waiting {
+            node: slot.clone(),
+            told: told.clone(),
+        };
+        let (node, driver, _ports) = alone_with(&dir, machine, threads.as_ref());
+        slot.set(node.clone()).expect("it is set once");
+        let driving = Driving::begin(driver);
+        node.wait_for_leader(DEADLINE).expect("it elects itself");
+        let hear = |what: &str| {
+            let seen = hears.recv_timeout(DEADLINE).expect("user code goes on");
+            let expected = vec![ProposeError::WouldDeadlock; 4];
+            assert_eq!(seen, expected, "{what}, {threads:?}");
+        };
+
+        answer(node.propose(b"wait").expect("it is taken")).expect("it is applied");
+        hear("apply");
+        let read = node.read(b"wait", Consistency::Stale);
+        answer(read.expect("it is taken")).expect("it is answered");
+        hear("query");
+
+        until("a thread of the node runs the callback", || {
+            let (node, test) = (node.clone(), std::thread::current().id());
+            let (told, its) = (told.clone(), node.clone());
+            let (ran_here, here) = mpsc::channel();
+            let pending = node.propose(b"x").expect("it is taken");
+            pending.then(move |_| match std::thread::current().id() == test {
+                true => ran_here.send(()).expect("the test waits"),
+                false => told.send(every_wait(&its)).expect("the test waits"),
+            });
+            here.try_recv().is_err()
+        });
+        hear("callback");
+
+        let (its, told) = (node.clone(), told.clone());
+        let notify = move || told.send(every_wait(&its)).expect("the test waits");
+        let mut outbox = node.outbox(notify).expect("the first one");
+        let id = outbox.id();
+        outbox.sleep(|| {
+            node.propose_to(id, 1, b"x").expect("it is taken");
+            hear("notify");
+        });
+        // The machine holds a handle on its own node, which ends when it is told to.
+        node.shutdown().expect("it leaves in order");
+        drop(driving);
+    }
 }
