@@ -38,6 +38,8 @@ pub enum ProposeError {
     /// wait for itself. A request that was handed in is still under way: as with `Unknown`, it may be applied. Use
     /// [`Pending::then`](crate::Pending::then) or an [`Outbox`](crate::Outbox), or wait on a thread of your own.
     WouldDeadlock,
+    /// The outbox that the request names was dropped, or is another node's. Nothing was appended.
+    NoOutbox,
     /// A snapshot is being taken already.
     SnapshotRunning,
     /// No snapshot was taken: [`Status::snapshot`](crate::Status::snapshot) says why.
@@ -87,6 +89,9 @@ impl fmt::Display for ProposeError {
             Self::WouldDeadlock => f.write_str(
                 "not waited for: this is a thread of the node itself, which would wait for itself; the request is under way. Use \
                  Pending::then or an Outbox, or wait on a thread of your own",
+            ),
+            Self::NoOutbox => f.write_str(
+                "the outbox was dropped, or belongs to another node; nothing was appended",
             ),
             Self::SnapshotRunning => f.write_str("a snapshot is being taken already"),
             Self::NoSnapshot => f.write_str("no snapshot was taken; the status says why"),

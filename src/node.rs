@@ -13,7 +13,7 @@ use crate::committed::{self, Committed, ReadCommittedError};
 use crate::flow::clock::{deadline, micros, time_left};
 use crate::flow::graph;
 use crate::flow::guard;
-use crate::flow::reply::{Outbox, OutboxId};
+use crate::flow::reply::{Outbox, OutboxId, SinkId};
 use crate::flow::rings::{Ask, Doors, See};
 use crate::flow::shared::{Shared, Stop};
 use crate::pending::{Pending, Token, WAITING_CALLER};
@@ -169,7 +169,7 @@ impl Node {
     /// As [`propose`](Node::propose), with the answer to `outbox` under `tag`.
     ///
     /// # Errors
-    /// As [`propose`](Node::propose); a refusal at once is not repeated in the outbox.
+    /// As [`propose`](Node::propose), and `NoOutbox` at once; a refusal at once is not repeated in the outbox.
     pub fn propose_to(
         &self,
         outbox: OutboxId,
@@ -177,7 +177,7 @@ impl Node {
         command: &[u8],
     ) -> Result<(), ProposeError> {
         self.inner
-            .propose(Ask::Command, outbox.0, tag, command)
+            .propose(Ask::Command, self.inner.sink(outbox)?, tag, command)
             .map(drop)
     }
 
@@ -195,7 +195,7 @@ impl Node {
     /// As [`read`](Node::read), with the answer to `outbox` under `tag`.
     ///
     /// # Errors
-    /// As [`read`](Node::read).
+    /// As [`read`](Node::read), and `NoOutbox` at once.
     pub fn read_to(
         &self,
         outbox: OutboxId,
@@ -203,7 +203,8 @@ impl Node {
         query: &[u8],
         how: Consistency,
     ) -> Result<(), ProposeError> {
-        self.inner.read(outbox.0, tag, query, how).map(drop)
+        let sink = self.inner.sink(outbox)?;
+        self.inner.read(sink, tag, query, how).map(drop)
     }
 
     /// Reads a committed entry back from this node's log, verified. It stays there until a snapshot stands for it
@@ -246,7 +247,7 @@ impl Node {
     /// As [`wait_applied`](Node::wait_applied), with the answer to `outbox` under `tag`.
     ///
     /// # Errors
-    /// As [`wait_applied`](Node::wait_applied).
+    /// As [`wait_applied`](Node::wait_applied), and `NoOutbox` at once.
     pub fn wait_applied_to(
         &self,
         outbox: OutboxId,
@@ -254,7 +255,9 @@ impl Node {
         index: Index,
     ) -> Result<(), ProposeError> {
         let see = See::Applied { index };
-        self.inner.ask(outbox.0, tag, &[], see).map(drop)
+        self.inner
+            .ask(self.inner.sink(outbox)?, tag, &[], see)
+            .map(drop)
     }
 
     fn pending(&self, token: Token) -> Pending {
@@ -262,7 +265,8 @@ impl Node {
     }
 
     /// Makes an outbox, for a thread that handles the answers to many requests. `notify` is called when its reader
-    /// sleeps (see [`Outbox::sleep`]) and an answer comes: on the apply or the reply stage. `None` when the node has all the outboxes it can (15).
+    /// sleeps (see [`Outbox::sleep`]) and an answer comes: on the apply or the reply stage. A panic in it is caught and logged.
+    /// `None` while the node has all the outboxes it can (15); one that is dropped makes room.
     pub fn outbox(&self, notify: impl Notify + 'static) -> Option<Outbox> {
         Outbox::open(self.inner.shared.table.clone(), notify)
     }
@@ -394,10 +398,17 @@ pub(crate) fn resolve(addr: &str) -> Result<SocketAddr, StartError> {
 }
 
 impl Inner {
+    /// The sink that an outbox of this node names, while it is there.
+    fn sink(&self, outbox: OutboxId) -> Result<SinkId, ProposeError> {
+        let table = &self.shared.table;
+        let is_ours = outbox.table == table.id() && table.sinks().is_open(outbox.sink);
+        is_ours.then_some(outbox.sink).ok_or(ProposeError::NoOutbox)
+    }
+
     fn propose(
         &self,
         ask: Ask,
-        sink: u32,
+        sink: SinkId,
         tag: u64,
         command: &[u8],
     ) -> Result<Token, ProposeError> {
@@ -441,7 +452,7 @@ impl Inner {
 
     fn read(
         &self,
-        sink: u32,
+        sink: SinkId,
         tag: u64,
         query: &[u8],
         how: Consistency,
@@ -459,7 +470,7 @@ impl Inner {
         self.ask(sink, tag, query, see)
     }
 
-    fn ask(&self, sink: u32, tag: u64, query: &[u8], see: See) -> Result<Token, ProposeError> {
+    fn ask(&self, sink: SinkId, tag: u64, query: &[u8], see: See) -> Result<Token, ProposeError> {
         let token = self.take(sink, tag, query)?;
         let sent = self.doors.read.try_send(|slot| {
             slot.see = see;
@@ -482,7 +493,7 @@ impl Inner {
         }
     }
 
-    fn take(&self, sink: u32, tag: u64, request: &[u8]) -> Result<Token, ProposeError> {
+    fn take(&self, sink: SinkId, tag: u64, request: &[u8]) -> Result<Token, ProposeError> {
         if self.shared.stop() != Stop::No {
             return Err(ProposeError::Stopped);
         }

@@ -32,7 +32,7 @@ use crate::flow::clock::deadline;
 use crate::flow::current;
 use crate::flow::guard;
 use crate::flow::hops::Hops;
-use crate::flow::reply::Sinks;
+use crate::flow::reply::{SinkId, Sinks};
 use crate::{Index, ProposeError};
 
 /// The reply to a command or a read, and where in the log it stands.
@@ -60,7 +60,7 @@ pub(crate) const NOT_SENT: u64 = u64::MAX;
 const NO_LIMIT: u64 = u64::MAX;
 
 /// Where an answer goes once it is there: the reply stage for callers that wait, or an outbox.
-pub(crate) const WAITING_CALLER: u32 = 0;
+pub(crate) const WAITING_CALLER: SinkId = 0;
 
 struct Slot {
     state: AtomicU64,
@@ -69,7 +69,7 @@ struct Slot {
     /// When it was taken, by the node's clock.
     since_us: AtomicU64,
     /// Which sink hears of the answer, and the caller's own mark for it.
-    sink: AtomicU32,
+    sink: AtomicU64,
     tag: AtomicU64,
     /// User code: a waker, or a callback in the shape of one.
     waker: AtomicWaker,
@@ -98,6 +98,8 @@ unsafe impl Sync for Slot {}
 
 /// The table of requests that wait for an answer.
 pub(crate) struct Table {
+    /// No other table of this process has it.
+    id: u64,
     slots: Box<[CachePadded<Slot>]>,
     free: ArrayQueue<u32>,
     sinks: Sinks,
@@ -173,7 +175,7 @@ impl Table {
                     state: AtomicU64::new(u64::from(first_round) << 8 | FREE),
                     term: AtomicU64::new(NOT_SENT),
                     since_us: AtomicU64::new(0),
-                    sink: AtomicU32::new(WAITING_CALLER),
+                    sink: AtomicU64::new(WAITING_CALLER),
                     tag: AtomicU64::new(0),
                     waker: AtomicWaker::new(),
                     unpark: AtomicWaker::new(),
@@ -184,7 +186,9 @@ impl Table {
                 })
             })
             .collect();
+        static TABLES: AtomicU64 = AtomicU64::new(1);
         Self {
+            id: TABLES.fetch_add(1, Ordering::Relaxed),
             slots,
             free,
             sinks,
@@ -200,6 +204,10 @@ impl Table {
         &self.hops
     }
 
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
     pub(crate) fn sinks(&self) -> &Sinks {
         &self.sinks
     }
@@ -210,7 +218,13 @@ impl Table {
     }
 
     /// Takes a slot for a request; `None` when all are taken. `request` is kept with it for a read.
-    pub(crate) fn take(&self, sink: u32, tag: u64, now_us: u64, request: &[u8]) -> Option<Token> {
+    pub(crate) fn take(
+        &self,
+        sink: SinkId,
+        tag: u64,
+        now_us: u64,
+        request: &[u8],
+    ) -> Option<Token> {
         let at = self.free.pop()?;
         let slot = &self.slots[at as usize];
         let round = ((slot.state.load(Ordering::Acquire) >> 8) + 1) & ROUND_MASK;
@@ -346,11 +360,12 @@ impl Table {
         answer.outcome = outcome;
         let sink = slot.sink.load(Ordering::Relaxed);
         slot.state.store(token.state(DONE), Ordering::Release);
-        if self.sinks.is_closed(sink) {
-            self.consume(token, |_, _, _| ());
-            return;
-        }
-        let heard = self.sinks.push(sink, token);
+        let heard = if self.sinks.is_open(sink) {
+            self.sinks.push(sink, token, self)
+        } else {
+            self.discard(token);
+            true
+        };
         if sink == WAITING_CALLER {
             if self.ended.load(Ordering::SeqCst) {
                 self.deliver(token); // There is no reply stage any more.
@@ -379,7 +394,17 @@ impl Table {
         }
     }
 
-    /// Reads an answered slot in place and frees it: `(tag, outcome, bytes)`.
+    /// Which sink is to hear of an answered slot.
+    pub(crate) fn sink_of(&self, token: Token) -> SinkId {
+        self.slots[token.slot()].sink.load(Ordering::Relaxed)
+    }
+
+    /// Frees an answered slot whose answer nobody wants.
+    pub(crate) fn discard(&self, token: Token) {
+        self.consume(token, |_, _, _| ());
+    }
+
+    /// Reads an answered slot in place and frees it, also when `each` panics: `(tag, outcome, bytes)`.
     pub(crate) fn consume(
         &self,
         token: Token,
@@ -394,12 +419,13 @@ impl Table {
         );
         // SAFETY: DONE, and the one who takes it out of its sink holds it until FREE.
         let answer = unsafe { &mut *slot.answer.get() };
-        each(
-            slot.tag.load(Ordering::Relaxed),
-            std::mem::replace(&mut answer.outcome, Err(ProposeError::Unknown)),
-            &answer.bytes,
-        );
+        let outcome = std::mem::replace(&mut answer.outcome, Err(ProposeError::Unknown));
+        let tag = slot.tag.load(Ordering::Relaxed);
+        let seen = catch_unwind(AssertUnwindSafe(|| each(tag, outcome, &answer.bytes)));
         self.finish(token, answer);
+        if let Err(panic) = seen {
+            resume_unwind(panic);
+        }
     }
 
     fn collect(&self, token: Token) -> Result<Reply, ProposeError> {
@@ -549,13 +575,16 @@ impl Table {
 /// A request that has been handed in; yields its [`Reply`].
 ///
 /// Wait for it ([`wait`](Pending::wait), [`wait_timeout`](Pending::wait_timeout)), attach a callback
-/// ([`then`](Pending::then)) or await it (it is a `Future`, of no particular runtime). Dropping it leaves the
-/// request under way and its answer unheard.
+/// ([`then`](Pending::then)) or await it (it is a `Future`, of no particular runtime; polled again after its answer it panics,
+/// as many do). Dropping it leaves the request under way and its answer unheard.
 #[must_use = "a request that nobody waits for may still be applied"]
 pub struct Pending {
     table: Arc<Table>,
     token: Token,
+    /// The answer was given away: the slot is another request's, or will be.
     taken: bool,
+    /// A task's waker may be in the slot.
+    registered: bool,
 }
 
 impl fmt::Debug for Pending {
@@ -570,6 +599,7 @@ impl Pending {
             table,
             token,
             taken: false,
+            registered: false,
         }
     }
 
@@ -581,8 +611,22 @@ impl Pending {
         if self.slot().state.load(Ordering::Acquire) != self.token.state(DONE) {
             return None;
         }
+        self.forget_waker();
         self.taken = true;
         Some(self.table.collect(self.token))
+    }
+
+    fn register(&mut self, waker: &Waker) {
+        self.registered = true;
+        self.slot().waker.register(waker);
+    }
+
+    /// Takes the waker out of the slot, as long as that is this request's: left there it would be woken for another one, and
+    /// keep its task from being freed until then.
+    fn forget_waker(&mut self) {
+        if std::mem::take(&mut self.registered) {
+            drop(self.slot().waker.take());
+        }
     }
 
     /// Waits for the answer. It comes in the end: `Config::proposal_timeout` bounds every request, whatever the state machine
@@ -616,6 +660,7 @@ impl Pending {
         }
         THREAD_WAKER.with(|waker| {
             loop {
+                // It may stay in the slot: a thread that is woken for nothing looks and sleeps on.
                 self.slot().unpark.register(waker);
                 if let Some(result) = self.try_take() {
                     return Some(result);
@@ -647,10 +692,14 @@ impl Future for Pending {
     type Output = Result<Reply, ProposeError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        assert!(
+            !self.taken,
+            "a Pending was polled again after it had given its answer"
+        );
         if let Some(result) = self.try_take() {
             return Poll::Ready(result);
         }
-        self.slot().waker.register(context.waker());
+        self.register(context.waker());
         match self.try_take() {
             Some(result) => Poll::Ready(result),
             None => Poll::Pending,
@@ -660,6 +709,7 @@ impl Future for Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
+        self.forget_waker();
         while !self.taken {
             let open = self.token.state(OPEN);
             match self.slot().state.compare_exchange(

@@ -142,3 +142,57 @@ fn a_token_of_long_ago_reaches_no_later_request_of_its_slot() {
         seen.push(token);
     }
 }
+
+#[test]
+fn a_request_that_has_its_answer_reaches_nobody_elses_slot() {
+    let (table, _replied) = table();
+    let nobody = Waker::from(Arc::new(Count::default()));
+    // Each slot once, and all of their futures kept.
+    let mut old: Vec<Pending> = (0..SLOTS)
+        .map(|_| {
+            let mut pending = request(&table);
+            table.complete(pending.token, Ok(1), b"");
+            let polled = Pin::new(&mut pending).poll(&mut Context::from_waker(&nobody));
+            assert!(polled.is_ready());
+            pending
+        })
+        .collect();
+    let mut next = request(&table);
+    let woken = Arc::new(Count::default());
+    let waker = Waker::from(woken.clone());
+    let mut context = Context::from_waker(&waker);
+    assert!(Pin::new(&mut next).poll(&mut context).is_pending());
+    for pending in &mut old {
+        let again = catch_unwind(AssertUnwindSafe(|| {
+            let _ = Pin::new(pending).poll(&mut Context::from_waker(&nobody));
+        }));
+        assert!(again.is_err(), "a used-up future says so");
+    }
+    drop(old);
+    table.complete(next.token, Ok(2), b"");
+    table.deliver(next.token);
+    assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+    assert!(Pin::new(&mut next).poll(&mut context).is_ready());
+}
+
+#[test]
+fn a_future_that_goes_takes_its_waker_along() {
+    let (table, _replied) = table();
+    for is_answered in [false, true] {
+        let task = Arc::new(Count::default());
+        let waker = Waker::from(task.clone());
+        let mut pending = request(&table);
+        let token = pending.token;
+        assert!(
+            Pin::new(&mut pending)
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
+        drop(waker);
+        if is_answered {
+            table.complete(token, Ok(1), b"");
+        }
+        drop(pending);
+        assert_eq!(Arc::strong_count(&task), 1);
+    }
+}

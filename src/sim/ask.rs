@@ -104,6 +104,7 @@ pub(crate) fn name(error: &ProposeError) -> &'static str {
         ProposeError::Unknown | ProposeError::WouldDeadlock => "answer: unknown",
         ProposeError::Unconfirmed => "answer: not confirmed",
         ProposeError::Stopped => "answer: stopped",
+        ProposeError::NoOutbox => "answer: no outbox",
         ProposeError::SnapshotRunning | ProposeError::NoSnapshot => "answer: no snapshot",
     }
 }

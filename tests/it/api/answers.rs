@@ -1,5 +1,6 @@
 //! How answers come back, and what is refused at once: waiting, callbacks, futures, outboxes, limits.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -12,7 +13,8 @@ use std::task::Waker;
 use std::time::Duration;
 use std::time::Instant;
 
-use ringraft::{Consistency, NodeId, ProposeError, Threads};
+use ringraft::session::SessionError;
+use ringraft::{Consistency, NodeId, ProposeError, Session, Threads};
 
 use crate::api::{PLANS, Three, alone, answer, commit, number};
 use crate::{DEADLINE, until};
@@ -258,4 +260,140 @@ fn a_node_that_does_not_lead_says_who_does() {
     assert_eq!(outcome, Err(ProposeError::NotLeader { leader: named }));
     commit(&three.nodes[leader], b"for the leader");
     assert_eq!(three.journals[leader].count(), 1);
+}
+
+#[test]
+fn outboxes_are_given_back_and_the_next_one_hears_of_its_own_only() {
+    for threads in PLANS {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (node, _journal) = alone(dir.path(), |config| config.threads = threads.clone());
+        let mut others: Vec<_> = (0..14)
+            .map(|_| node.outbox(|| ()).expect("fourteen can be had"))
+            .collect();
+        let mut stale = Vec::new();
+        for round in 0..200_u64 {
+            let mut outbox = node
+                .outbox(|| ())
+                .expect("one place is left, again and again");
+            for tag in 0..5 {
+                let tag = round * 100 + tag;
+                match node.propose_to(outbox.id(), tag, b"x") {
+                    Ok(()) | Err(ProposeError::Busy) => {}
+                    Err(error) => panic!("round {round}: {error}"),
+                }
+            }
+            let heard = round * 100 + 99;
+            let how = Consistency::Stale;
+            until("there is room for a read", || {
+                node.read_to(outbox.id(), heard, b"", how).is_ok()
+            });
+            let mut done = false;
+            until("the read is answered", || {
+                outbox.drain(64, |tag, _, _| {
+                    assert_eq!(tag / 100, round, "an answer to an earlier outbox");
+                    done |= tag == heard;
+                });
+                done
+            });
+            stale.push(outbox.id());
+        }
+        for id in stale {
+            let refused = node.propose_to(id, 0, b"x");
+            assert_eq!(refused, Err(ProposeError::NoOutbox));
+        }
+        assert!(node.outbox(|| ()).is_some());
+        until("nothing is pending", || node.status().pending == 0);
+        assert_eq!(others[13].drain(64, |_, _, _| ()), 0);
+    }
+}
+
+#[test]
+fn an_outbox_of_another_node_is_refused_at_once() {
+    let dirs = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+    let (one, journal) = alone(dirs[0].path(), |_| ());
+    let (other, _) = alone(dirs[1].path(), |_| ());
+    let theirs = other.outbox(|| ()).expect("an outbox is free");
+    for has_own in [false, true] {
+        let own = has_own.then(|| one.outbox(|| ()).expect("an outbox is free"));
+        let refused = [
+            one.propose_to(theirs.id(), 1, b"x"),
+            one.read_to(theirs.id(), 2, b"", Consistency::Stale),
+            one.read_to(theirs.id(), 3, b"", Consistency::Log),
+            one.wait_applied_to(theirs.id(), 4, 1),
+        ];
+        assert_eq!(refused, [const { Err(ProposeError::NoOutbox) }; 4]);
+        drop(own);
+    }
+    assert_eq!(number(&commit(&one, b"goes on")), 1);
+    assert_eq!((journal.count(), one.status().pending), (1, 0));
+}
+
+#[test]
+fn what_panics_in_an_outbox_owners_code_harms_nobody() {
+    for threads in PLANS {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (node, journal) = alone(dir.path(), |config| config.threads = threads.clone());
+        let rung = Arc::new(AtomicBool::new(false));
+        let ring = rung.clone();
+        let mut outbox = node
+            .outbox(move || {
+                ring.store(true, Ordering::SeqCst);
+                panic!("the notify's own trouble");
+            })
+            .expect("an outbox is free");
+        let gate = journal.shut();
+        node.propose_to(outbox.id(), 1, b"x").expect("it is taken");
+        gate.until_somebody_stands_there();
+        let mut gate = Some(gate);
+        outbox.sleep(|| {
+            drop(gate.take());
+            until("it is notified", || rung.load(Ordering::SeqCst));
+        });
+        let mut heard = 0;
+        let drained = catch_unwind(AssertUnwindSafe(|| {
+            until("the answer is there", || {
+                outbox.drain(1, |_, _, _| {
+                    heard += 1;
+                    panic!("the reader's own trouble");
+                });
+                false
+            });
+        }));
+        assert!(drained.is_err());
+        assert_eq!(number(&commit(&node, b"y")), 2);
+        assert_eq!((heard, outbox.drain(1, |_, _, _| ())), (1, 0));
+        assert_eq!(node.status().pending, 0, "the slot is free");
+        node.shutdown().expect("it is not the node's trouble");
+    }
+}
+
+#[test]
+fn handles_outlive_their_node() {
+    for threads in PLANS {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (node, journal) = alone(dir.path(), |config| config.threads = threads.clone());
+        let mut outbox = node.outbox(|| ()).expect("an outbox is free");
+        let unheard = node.outbox(|| ()).expect("an outbox is free");
+        let gate = journal.shut();
+        for outbox in [&outbox, &unheard] {
+            node.propose_to(outbox.id(), 7, b"x").expect("it is taken");
+        }
+        let pending: Vec<_> = (0..2)
+            .map(|_| node.propose(b"x").expect("it is taken"))
+            .collect();
+        gate.open();
+        let session = Session::open([node.clone()], Duration::from_millis(50));
+        assert!(session.is_err(), "the machine knows no sessions");
+        node.shutdown().expect("it leaves in order");
+        let gone = Session::open([node.clone()], Duration::from_millis(50)).map(drop);
+        assert_eq!(gone, Err(SessionError::Refused(ProposeError::Stopped)));
+        drop(node);
+        drop(unheard);
+        let mut heard = Vec::new();
+        outbox.drain(64, |tag, outcome, _| heard.push((tag, outcome.is_ok())));
+        assert_eq!(heard, [(7, true)]);
+        for pending in pending {
+            answer(pending).expect("it was applied before the node left");
+        }
+    }
 }
