@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::NodeId;
 
@@ -178,3 +179,56 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+/// Why [`Node::shutdown`](crate::Node::shutdown) was not, or not yet, an end in order.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ShutdownError {
+    /// The node has ended: by this fault, or it came up in leaving.
+    Fault(Fault),
+    /// The time is over, and these stages still run; user code in them (`apply`, `restore`, a callback) does not return. They
+    /// leave when it does, and shutting down again waits for that. Until then the directory and the address are not free.
+    StillRunning {
+        /// The stages, by the names of their threads.
+        stages: Vec<&'static str>,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The node was asked to leave, and does; but this is one of its own threads (in the state machine, a callback or a
+    /// `notify`, or the one that polls its [`Driver`](crate::Driver)), which cannot wait for that.
+    OwnThread,
+}
+
+impl ShutdownError {
+    /// How long a shutdown waits: for what is under way, and then for the disk to take it.
+    pub(crate) fn limit(proposal_timeout: Duration) -> Duration {
+        proposal_timeout.saturating_add(proposal_timeout.max(Duration::from_secs(2)))
+    }
+}
+
+impl fmt::Display for ShutdownError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fault(fault) => write!(f, "{fault}"),
+            Self::StillRunning { stages, limit } => write!(
+                f,
+                "after {limit:?} these stages still run: {}; user code in them (or the disk) does not return, and the \
+                 directory and the address are not free before it does",
+                stages.join(", ")
+            ),
+            Self::OwnThread => f.write_str(
+                "asked to leave, but a thread of the node itself cannot wait for that: shut down from another thread, or \
+                 poll the driver to its end",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ShutdownError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Fault(fault) => Some(fault),
+            _ => None,
+        }
+    }
+}

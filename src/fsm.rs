@@ -43,7 +43,8 @@ pub trait StateMachine: Send + 'static {
     /// Replaces the whole state by that which a [`snapshot`](StateMachine::snapshot) wrote, on this node or another.
     /// Called before anything is applied, and when this node has fallen behind what the others' logs still hold.
     ///
-    /// The checksums of all of it were verified before. It may run on another thread than `apply`, never beside it.
+    /// The checksums of all of it were verified before. It may run on another thread than `apply`, never beside it. When the
+    /// node is asked to leave meanwhile, reading fails; the error is to be returned, and the machine is not used any more.
     ///
     /// # Errors
     /// An error stops the node (see the trait), or keeps it from starting.

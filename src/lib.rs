@@ -75,7 +75,7 @@ mod wire;
 
 pub use committed::{Committed, ReadCommittedError};
 pub use config::{Config, Flush, IdleWay, Lease, Member, NodeId, Threads};
-pub use error::{Fault, ProposeError, StartError};
+pub use error::{Fault, ProposeError, ShutdownError, StartError};
 pub use flow::reply::{Outbox, OutboxId};
 pub use fsm::{Batch, Entry, SnapshotWriter, StateMachine};
 pub use node::{Consistency, Driver, Node};

@@ -12,14 +12,15 @@ use ringbuf::Notify;
 use crate::committed::{self, Committed, ReadCommittedError};
 use crate::flow::clock::{deadline, micros, time_left};
 use crate::flow::graph;
-use crate::flow::guard;
 use crate::flow::reply::{Outbox, OutboxId, SinkId};
 use crate::flow::rings::{Ask, Doors, See};
 use crate::flow::shared::{Shared, Stop};
 use crate::pending::{Pending, Token, WAITING_CALLER};
 use crate::status::{RingStatus, Role, Status};
 use crate::wire::MAX_ATTACHED;
-use crate::{Config, Fault, Index, NodeId, ProposeError, StartError, StateMachine, Threads};
+use crate::{
+    Config, Index, NodeId, ProposeError, ShutdownError, StartError, StateMachine, Threads,
+};
 
 pub use crate::flow::runner::Driver;
 
@@ -51,8 +52,11 @@ pub enum Consistency {
     Log,
 }
 
-/// A node of the cluster: a handle, cheap to clone, usable from any thread. When the last one is dropped, the node
-/// shuts down in order.
+/// A node of the cluster: a handle, cheap to clone, usable from any thread.
+///
+/// Dropping the last one asks the node to leave, as [`shutdown`](Node::shutdown) does, and waits for it for a second at the
+/// most, on threads of the node itself not at all. A node that takes longer leaves by itself; whoever needs its directory or
+/// its address again, or wants to know how it left, calls `shutdown`.
 #[derive(Clone)]
 pub struct Node {
     inner: Arc<Inner>,
@@ -63,6 +67,7 @@ struct Inner {
     doors: Doors,
     max_entry_bytes: usize,
     inline_bytes: usize,
+    proposal_timeout: Duration,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -101,7 +106,7 @@ impl Node {
     ) -> Result<Self, StartError> {
         let graph = graph::build(listener, config, machine)?;
         let (shared, doors) = (graph.shared.clone(), graph.doors.clone());
-        let threads = graph.spawn(config)?;
+        let threads = graph.spawn(config).inspect_err(|_| await_end(&shared))?;
         Ok(Self::new(shared, doors, config, threads))
     }
 
@@ -118,7 +123,7 @@ impl Node {
         config.threads = Threads::Shared; // The embedder's thread is the one that is woken.
         let graph = graph::build(|| bind(&config), &config, Box::new(machine))?;
         let (shared, doors) = (graph.shared.clone(), graph.doors.clone());
-        let (driver, threads) = graph.drive(&config)?;
+        let (driver, threads) = graph.drive(&config).inspect_err(|_| await_end(&shared))?;
         Ok((Self::new(shared, doors, &config, threads), driver))
     }
 
@@ -133,6 +138,7 @@ impl Node {
             doors,
             max_entry_bytes: config.max_entry_bytes,
             inline_bytes: config.inline_bytes,
+            proposal_timeout: config.proposal_timeout,
             threads: Mutex::new(threads),
         };
         Self {
@@ -357,19 +363,33 @@ impl Node {
     }
 
     /// Leaves in order: takes nothing new, finishes what is under way as far as it can within
-    /// `Config::proposal_timeout`, flushes, answers the rest and joins the threads. May be called more than once.
+    /// `Config::proposal_timeout`, flushes, answers the rest, and waits until all of that is done. When it returns without an
+    /// error or with [`ShutdownError::Fault`], the node is gone: its threads, its address and its directory are free, and a new
+    /// node may start on them at once. A snapshot that is being written or restored is given up.
+    ///
+    /// May be called more than once, also at the same time: each call returns when the node is gone, with the same result. It waits
+    /// for `Config::proposal_timeout` and that again (but two seconds), no longer.
+    ///
+    /// The same holds however the stages run. A node without threads ([`start_driven`](Node::start_driven)) leaves while its driver
+    /// is polled, so this waits for whoever does that.
     ///
     /// # Errors
-    /// The fault that had stopped the node, or that came up in leaving.
-    pub fn shutdown(&self) -> Result<(), Fault> {
+    /// [`ShutdownError`]: the fault that had stopped the node, or that came up in leaving; that user code does not return; or
+    /// that this is a thread of the node itself, which has been asked to leave and cannot be waited for.
+    pub fn shutdown(&self) -> Result<(), ShutdownError> {
         self.inner.stop(Stop::Drain)
     }
 
     /// Stops the threads where they stand, as a crash would: nothing is drained, nothing flushed. For tests and
-    /// demonstrations of what a crash does.
+    /// demonstrations of what a crash does. Waits as [`shutdown`](Node::shutdown) does.
     pub fn shutdown_now(&self) {
         let _ = self.inner.stop(Stop::Now);
     }
+}
+
+/// Waits for what was started of a node that does not start: its directory is to be free again.
+fn await_end(shared: &Shared) {
+    let _ = shared.ending.wait(DROP_LIMIT);
 }
 
 fn bind(config: &Config) -> Result<TcpListener, StartError> {
@@ -504,25 +524,50 @@ impl Inner {
             .ok_or(ProposeError::Busy)
     }
 
-    fn stop(&self, how: Stop) -> Result<(), Fault> {
+    fn stop(&self, how: Stop) -> Result<(), ShutdownError> {
         self.shared.request_stop(how);
+        if self.shared.is_own_thread() {
+            return Err(ShutdownError::OwnThread);
+        }
+        let left = self
+            .shared
+            .wait_for_end(ShutdownError::limit(self.proposal_timeout));
+        if !matches!(left, Err(ShutdownError::StillRunning { .. })) {
+            self.join();
+        }
+        left
+    }
+
+    /// Waits for the last instructions of threads that have left.
+    fn join(&self) {
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for thread in threads.drain(..) {
-            if thread.thread().id() == std::thread::current().id() {
-                continue; // The last handle was dropped by a callback: this thread ends by itself.
-            }
-            if let Err(panic) = thread.join() {
-                self.shared.fail(guard::fault("unknown", &*panic));
-            }
+            let _ = thread.join(); // No panic leaves a runner.
         }
-        self.shared.fault().map_or(Ok(()), Err)
     }
 }
 
+/// How long dropping the last handle waits for the node to leave.
+const DROP_LIMIT: Duration = Duration::from_secs(1);
+
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Err(fault) = self.stop(Stop::Drain) {
-            tracing::warn!(node = self.shared.id.0, "ended by: {fault}");
+        self.shared.request_stop(Stop::Drain);
+        if self.shared.is_own_thread() || self.shared.ending.may_be_driver() {
+            return;
+        }
+        match self.shared.ending.wait(DROP_LIMIT) {
+            Ok(()) => {
+                self.join();
+                if let Some(fault) = self.shared.fault() {
+                    tracing::warn!(node = self.shared.id.0, "ended by: {fault}");
+                }
+            }
+            Err(stages) => tracing::warn!(
+                node = self.shared.id.0,
+                "the last handle is dropped, and the node is still leaving: {}",
+                stages.join(", ")
+            ),
         }
     }
 }

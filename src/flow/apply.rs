@@ -26,7 +26,7 @@ use crate::flow::hops::Stamp;
 use crate::flow::occasion::Occasion;
 use crate::flow::portion::Portion;
 use crate::flow::rings::{AtIndex, ToApply, advance};
-use crate::flow::shared::Shared;
+use crate::flow::shared::{Shared, Stop};
 use crate::flow::waiting::WaitingReads;
 use crate::fsm::{Batch, Taken};
 use crate::pending::Token;
@@ -139,7 +139,11 @@ impl Apply {
         if self.machine.is_none() {
             return desk.has_back();
         }
-        if self.behind().is_some() || desk.has_calls() {
+        if self.behind().is_some() {
+            // A node that leaves begins no restore, and applies nothing before one.
+            return desk.has_calls() || self.shared.stop() == Stop::No;
+        }
+        if desk.has_calls() {
             return true;
         }
         // A read whose index is not applied yet is woken for by the commit index.
@@ -293,6 +297,7 @@ impl Apply {
     /// Gives the machine to the saver when its state is to be replaced, and takes it back.
     fn exchange(&mut self, now_us: u64) -> Result<usize, Fault> {
         if let Some(index) = self.behind()
+            && self.shared.stop() == Stop::No
             && let Some(machine) = self.machine.take()
         {
             self.shared.desk.give(Job::Restore { machine, index });
@@ -301,8 +306,23 @@ impl Apply {
         let Some(Returned { machine, outcome }) = self.shared.desk.take_back() else {
             return Ok(0);
         };
+        let state = match outcome {
+            Ok(state) => state,
+            Err(why) if self.shared.stop() != Stop::No => {
+                // Reading was refused, so this was to be expected. What is in the machine now is not used.
+                tracing::info!(
+                    node = self.shared.id.0,
+                    "a restore was given up, since the node leaves: {why}"
+                );
+                drop(machine);
+                return Ok(1);
+            }
+            Err(why) => {
+                self.machine = Some(machine);
+                return Err(machine_fault(&why));
+            }
+        };
         self.machine = Some(machine);
-        let state = outcome.map_err(|why| machine_fault(&why))?;
         let SnapshotMeta {
             index,
             term,
@@ -508,8 +528,12 @@ impl Apply {
         self.waiting.len()
     }
 
-    /// Whether everything that is committed has been applied.
+    /// Whether everything that is committed has been applied, as far as a node applies that leaves: a restore is not finished.
     pub(crate) fn caught_up(&self) -> bool {
+        let restores = self.machine.is_none() || self.behind().is_some();
+        if restores && self.shared.stop() != Stop::No {
+            return true;
+        }
         self.machine.is_some()
             && self.behind().is_none()
             && self.applied >= self.shared.marks.committed.load(Ordering::Acquire)

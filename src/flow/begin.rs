@@ -24,7 +24,9 @@ pub(crate) fn begin<D: Dir>(
     let covers = own + 1 >= first;
     match &recovered.snapshot {
         Some((id, _)) if own == 0 || !covers => {
-            saver::restore(saver::open(&log.snapshots(), id.index)?, machine)
+            saver::restore(saver::open(&log.snapshots(), id.index)?, machine, |from| {
+                from
+            })
         }
         _ if !covers => Err(format!(
             "it has applied everything up to {own}, but the log begins with {first}, and there is no snapshot: what is \

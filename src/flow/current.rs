@@ -51,3 +51,8 @@ pub(crate) fn is_of<T>(node: *const T) -> bool {
 pub(crate) fn runs_user_code() -> bool {
     CURRENT.get().runs_user_code
 }
+
+/// A number of this thread that no other living one has, and never 0.
+pub(crate) fn thread() -> usize {
+    CURRENT.with(|own| std::ptr::from_ref(own) as usize)
+}

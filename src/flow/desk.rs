@@ -157,6 +157,12 @@ impl Desk {
         self.apply.wake();
     }
 
+    /// Drops what nobody picks up any more.
+    pub(crate) fn clear(&self) {
+        while self.jobs.pop().is_some() {}
+        drop(self.back.pop());
+    }
+
     pub(crate) fn has_back(&self) -> bool {
         !self.back.is_empty()
     }

@@ -786,8 +786,10 @@ impl Graph {
             sleepers,
             ..
         } = self;
-        let threads = runner::spawn_aside(shared.clone(), aside, sleepers.aside, config)?;
-        let plan = runner::SharedPlan::new(shared, stages, config);
-        Ok((Driver::new(plan, sleepers.network), threads))
+        // The driver first: the last thread on an entry's way ends the node, and there must be one.
+        let plan = runner::SharedPlan::new(shared.clone(), stages, config);
+        let driver = Driver::new(plan, sleepers.network, config);
+        let threads = runner::spawn_aside(shared, aside, sleepers.aside, config)?;
+        Ok((driver, threads))
     }
 }

@@ -32,6 +32,7 @@ pub(crate) mod scrubber;
 pub(crate) mod transfer;
 
 pub(crate) mod begin;
+pub(crate) mod ending;
 pub(crate) mod graph;
 pub(crate) mod guard;
 pub(crate) mod runner;

@@ -6,7 +6,6 @@
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -28,15 +27,12 @@ use crate::flow::saver::Saver;
 use crate::flow::shared::{Shared, Stop};
 use crate::flow::stages::{Aside, Stages};
 use crate::flow::transfer::Transfer;
-use crate::{Config, Fault, IdleWay, StartError, Threads};
+use crate::{Config, Fault, IdleWay, ShutdownError, StartError, Threads};
 
 /// The longest sleep of a thread that has nothing to do in an idle node.
 const LONGEST_IDLE_SLEEP: Duration = Duration::from_secs(10);
 /// In a thread of its own the append stage sleeps this long at the most while a flush runs whose end nobody announces.
 const FLUSH_LOOK: Duration = Duration::from_micros(20);
-
-/// Threads that a node has in every layout: the keeper of the limits, the saver, the transfer.
-const ASIDE_THREADS: usize = 3;
 
 /// The stages over the product's file system and network.
 type DiskAppend = Append<Disk>;
@@ -458,8 +454,10 @@ struct Runner<P: Plan> {
     shared: Arc<Shared>,
     sleeper: Sleeper,
     backoff: Backoff,
-    /// Threads of the node that have not ended; the last one answers what is left.
-    running: Arc<AtomicUsize>,
+    /// Its name among the threads of the node that have not ended.
+    name: &'static str,
+    /// It answers no request.
+    is_aside: bool,
     /// When draining gives up.
     drain_until_us: Option<u64>,
     drain_limit_us: u64,
@@ -492,14 +490,13 @@ impl<P: Plan> Runner<P> {
         let Self {
             plan,
             shared,
-            running,
+            name,
+            is_aside,
             ..
         } = self;
         // The state machine goes with it, whose end is code of the embedder.
         guard::contain("dropping a stage", || drop(plan));
-        if running.fetch_sub(1, Ordering::AcqRel) == 1 {
-            shared.end();
-        }
+        shared.leave(name, is_aside);
     }
 
     fn current(&self) -> Current {
@@ -517,39 +514,40 @@ impl<P: Plan> Runner<P> {
             Ok(0) => {}
             Ok(_) => {
                 self.backoff.worked();
-                return self.shared.stop() != Stop::Now;
+                return self.goes_on(now_us, true);
             }
         }
-        if !self.goes_on(now_us) {
+        if !self.goes_on(now_us, false) {
             return false;
         }
         match self.backoff.rest() {
             Rest::Again => true,
-            Rest::Sleep => self.rest(),
+            Rest::Sleep => self.rest(P::LONGEST_SLEEP),
         }
     }
 
-    /// Without work: a node that is to end does so as soon as everything is done, or the time for that is over.
-    fn goes_on(&mut self, now_us: u64) -> bool {
+    /// A node that is to end does so as soon as everything is done, or the time for that is over.
+    fn goes_on(&mut self, now_us: u64, has_worked: bool) -> bool {
         match self.shared.stop() {
             Stop::No => true,
             Stop::Now => false,
             Stop::Drain => {
                 let until = *self
                     .drain_until_us
-                    .get_or_insert(now_us + self.drain_limit_us);
-                !(self.plan.drained() && self.shared.table.all_answered()) && now_us < until
+                    .get_or_insert(now_us.saturating_add(self.drain_limit_us));
+                let mut is_done = || self.plan.drained() && self.shared.table.all_answered();
+                now_us < until && (has_worked || !is_done())
             }
         }
     }
 
-    fn rest(&mut self) -> bool {
+    fn rest(&mut self, longest: Duration) -> bool {
         let now_us = self.shared.clock.now_us();
         let mut until = self.plan.deadline_us();
         if let Some(drain_until) = self.drain_until_us {
             until = until.min(drain_until).min(now_us + 1000);
         }
-        let timeout = Duration::from_micros(until.saturating_sub(now_us)).min(P::LONGEST_SLEEP);
+        let timeout = Duration::from_micros(until.saturating_sub(now_us)).min(longest);
         if timeout.is_zero() {
             return true;
         }
@@ -581,7 +579,7 @@ pub(crate) fn spawn(
     config: &Config,
 ) -> Result<Vec<JoinHandle<()>>, StartError> {
     let Some(user) = sleepers.user else {
-        let starter = Starter::new(shared.clone(), config, ASIDE_THREADS + 1);
+        let starter = Starter::new(shared.clone(), config);
         let mut threads = starter.start_aside(aside, sleepers.aside)?;
         let plan = SharedPlan::new(shared, stages, config);
         threads.push(starter.start("node", 0, plan, sleepers.network)?);
@@ -594,8 +592,7 @@ pub(crate) fn spawn(
         apply,
         reply,
     } = stages;
-    let count = ASIDE_THREADS + if sleepers.core.is_some() { 5 } else { 3 };
-    let starter = Starter::new(shared, config, count);
+    let starter = Starter::new(shared, config);
     let mut threads = starter.start_aside(aside, sleepers.aside)?;
     if let Some(core) = sleepers.core {
         threads.push(starter.start("consensus", 0, consensus, core.consensus)?);
@@ -622,35 +619,36 @@ pub(crate) fn spawn_aside(
     sleepers: AsideSleepers,
     config: &Config,
 ) -> Result<Vec<JoinHandle<()>>, StartError> {
-    Starter::new(shared, config, ASIDE_THREADS).start_aside(aside, sleepers)
+    Starter::new(shared, config).start_aside(aside, sleepers)
 }
 
 /// What a thread gets of the cores.
 enum Share {
     Full,
     Pinned(usize),
-    /// Nobody's answer waits for it.
+    /// No entry passes through it.
+    Aside,
+    /// Likewise, and nobody's answer waits for it.
     AtLeisure,
 }
 
 struct Starter<'a> {
     shared: Arc<Shared>,
     config: &'a Config,
-    running: Arc<AtomicUsize>,
 }
 
+/// So long as threads are being started, none of them is the last.
+const STARTING: &str = "starting";
+
 impl<'a> Starter<'a> {
-    fn new(shared: Arc<Shared>, config: &'a Config, threads: usize) -> Self {
-        Self {
-            shared,
-            config,
-            running: Arc::new(AtomicUsize::new(threads)),
-        }
+    fn new(shared: Arc<Shared>, config: &'a Config) -> Self {
+        shared.ending.enter(STARTING, false);
+        Self { shared, config }
     }
 
     fn start(
         &self,
-        name: &str,
+        name: &'static str,
         at: usize,
         plan: impl Plan,
         sleeper: Sleeper,
@@ -680,7 +678,7 @@ impl<'a> Starter<'a> {
             grace: Duration::ZERO,
         };
         Ok(vec![
-            self.run("limits", Share::Full, idle, limits, sleepers.limits)?,
+            self.run("limits", Share::Aside, idle, limits, sleepers.limits)?,
             self.run("saver", Share::AtLeisure, idle, saver, sleepers.saver)?,
             self.run(
                 "transfer",
@@ -694,18 +692,21 @@ impl<'a> Starter<'a> {
 
     fn run(
         &self,
-        name: &str,
+        name: &'static str,
         share: Share,
         idle: Idle,
         plan: impl Plan,
         sleeper: Sleeper,
     ) -> Result<JoinHandle<()>, StartError> {
+        let is_aside = matches!(share, Share::Aside | Share::AtLeisure);
+        self.shared.ending.enter(name, is_aside);
         let runner = Runner {
             plan,
             shared: self.shared.clone(),
             sleeper,
             backoff: Backoff::new(idle),
-            running: self.running.clone(),
+            name,
+            is_aside,
             drain_until_us: None,
             drain_limit_us: micros(self.config.proposal_timeout),
         };
@@ -713,10 +714,14 @@ impl<'a> Starter<'a> {
             .name(format!("rr{}-{name}", self.config.id))
             .spawn(move || {
                 match share {
-                    Share::Full => {}
+                    Share::Full | Share::Aside => {}
                     Share::Pinned(id) => {
                         if !core_affinity::set_for_current(core_affinity::CoreId { id }) {
-                            tracing::warn!("a thread could not be pinned to core {id}: it floats");
+                            guard::log(|| {
+                                tracing::warn!(
+                                    "a thread could not be pinned to core {id}: it floats"
+                                );
+                            });
                         }
                     }
                     Share::AtLeisure => storage::at_leisure(),
@@ -725,6 +730,7 @@ impl<'a> Starter<'a> {
             })
             .map_err(|source| {
                 self.shared.request_stop(Stop::Now);
+                self.shared.leave(name, is_aside);
                 StartError::Io {
                     what: format!("starting the {name} thread"),
                     source,
@@ -733,7 +739,19 @@ impl<'a> Starter<'a> {
     }
 }
 
+impl Drop for Starter<'_> {
+    fn drop(&mut self) {
+        self.shared.leave(STARTING, false);
+    }
+}
+
 /// Runs a node on its embedder's own thread; see [`Node::start_driven`](crate::Node::start_driven).
+///
+/// A node that is asked to leave ([`Node::shutdown`](crate::Node::shutdown) from another thread,
+/// [`Driver::shutdown`] from this one) does so while it is polled, as a node with threads does: it takes nothing new, finishes what
+/// is under way as far as it can within `Config::proposal_timeout`, flushes, and answers the rest. So it is to be polled until
+/// [`is_running`](Driver::is_running) is false. A driver that is dropped before finishes nothing: what was written is flushed, and
+/// every request is answered.
 pub struct Driver {
     runner: Option<Runner<SharedPlan>>,
 }
@@ -753,16 +771,20 @@ impl std::fmt::Debug for Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(plan: SharedPlan, sleeper: Sleeper) -> Self {
+    pub(crate) fn new(plan: SharedPlan, sleeper: Sleeper, config: &Config) -> Self {
+        const NAME: &str = "driver";
+        plan.shared.ending.enter(NAME, false);
+        plan.shared.ending.made_driver();
         let (shared, idle) = (plan.shared.clone(), plan.idle);
         let runner = Runner {
             plan,
             shared,
             sleeper,
             backoff: Backoff::new(idle),
-            running: Arc::new(AtomicUsize::new(1)),
+            name: NAME,
+            is_aside: false,
             drain_until_us: None,
-            drain_limit_us: 0,
+            drain_limit_us: micros(config.proposal_timeout),
         };
         Self {
             runner: Some(runner),
@@ -775,6 +797,7 @@ impl Driver {
         let Some(runner) = &mut self.runner else {
             return false;
         };
+        runner.shared.ending.drives();
         let turn = runner.guarded(|runner| {
             let now_us = runner.shared.clock.now_us();
             let work = match runner.plan.turn(now_us) {
@@ -784,8 +807,7 @@ impl Driver {
                     0
                 }
             };
-            let goes_on = work > 0 || runner.goes_on(now_us);
-            (work > 0, goes_on && runner.shared.stop() != Stop::Now)
+            (work > 0, runner.goes_on(now_us, work > 0))
         });
         match turn {
             Some((worked, goes_on)) => {
@@ -806,14 +828,8 @@ impl Driver {
         let Some(runner) = &mut self.runner else {
             return;
         };
-        let deadline = Duration::from_micros(
-            runner
-                .plan
-                .deadline_us()
-                .saturating_sub(runner.shared.clock.now_us()),
-        );
-        let timeout = limit.min(deadline);
-        if runner.guarded(|runner| runner.sleep(timeout)).is_none() {
+        runner.shared.ending.drives();
+        if runner.guarded(|runner| runner.rest(limit)).is_none() {
             self.leave();
         }
     }
@@ -821,6 +837,26 @@ impl Driver {
     /// Whether the node still runs.
     pub fn is_running(&self) -> bool {
         self.runner.is_some()
+    }
+
+    /// Leaves in order, as [`Node::shutdown`](crate::Node::shutdown) does from other threads: drives the node to its end, and
+    /// waits for the threads that write and send snapshots.
+    ///
+    /// # Errors
+    /// [`ShutdownError`]: as there. User code that blocks on this very thread is waited for without a limit.
+    pub fn shutdown(mut self) -> Result<(), ShutdownError> {
+        let Some(runner) = &self.runner else {
+            return Ok(());
+        };
+        let shared = runner.shared.clone();
+        let limit = ShutdownError::limit(Duration::from_micros(runner.drain_limit_us));
+        shared.request_stop(Stop::Drain);
+        while self.is_running() {
+            if !self.poll() {
+                self.wait(LONGEST_IDLE_SLEEP);
+            }
+        }
+        shared.wait_for_end(limit)
     }
 
     fn end(&mut self) {
@@ -833,6 +869,7 @@ impl Driver {
 
     fn leave(&mut self) {
         if let Some(runner) = self.runner.take() {
+            runner.shared.ending.driver_left();
             runner.leave();
         }
     }

@@ -7,7 +7,7 @@
 //! What goes wrong here - a full disk, an error of the state machine - is shown in the status, and costs this snapshot
 //! only. A state that is to be replaced comes here too, with its machine, since reading it may take long.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -296,7 +296,12 @@ impl<D: Dir> Saver<D> {
 
     fn restore(&self, mut machine: Box<dyn StateMachine>, index: Index) -> Returned {
         let reader = open(&self.snapshots, index);
-        let outcome = reader.and_then(|reader| restore(reader, machine.as_mut()));
+        let outcome = reader.and_then(|reader| {
+            restore(reader, machine.as_mut(), |from| Interruptible {
+                from,
+                shared: &self.shared,
+            })
+        });
         Returned { machine, outcome }
     }
 }
@@ -316,18 +321,35 @@ pub(crate) fn open<D: Dir>(
     Ok((id, reader))
 }
 
-/// Replaces the machine's state by a snapshot.
-pub(crate) fn restore<D: Dir>(
-    (id, mut reader): (SnapshotId, SnapshotReader<D>),
+/// Replaces the machine's state by a snapshot, which it reads through what `wrap` makes of it.
+pub(crate) fn restore<D: Dir, R: Read>(
+    (id, reader): (SnapshotId, SnapshotReader<D>),
     machine: &mut dyn StateMachine,
+    wrap: impl FnOnce(SnapshotReader<D>) -> R,
 ) -> Result<SnapshotMeta, String> {
     let meta = reader.meta().clone();
+    let mut reader = wrap(reader);
     match catch_unwind(AssertUnwindSafe(|| machine.restore(&mut reader))) {
         Ok(Ok(())) => Ok(meta),
         Ok(Err(error)) => Err(format!(
             "restore of snapshot {id} returned an error: {error}"
         )),
         Err(_) => Err(format!("restore of snapshot {id} panicked")),
+    }
+}
+
+/// A snapshot that cannot be read any further once the node leaves: it does not wait for a state that nobody will use.
+struct Interruptible<'a, R> {
+    from: R,
+    shared: &'a Shared,
+}
+
+impl<R: Read> Read for Interruptible<'_, R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.shared.stop() != Stop::No {
+            return Err(io::Error::other("the node stops"));
+        }
+        self.from.read(out)
     }
 }
 

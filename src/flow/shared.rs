@@ -3,12 +3,15 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use ringbuf::{Gauge, Waker};
 use storage::Reader;
 
 use crate::flow::clock::Clock;
+use crate::flow::current;
 use crate::flow::desk::Desk;
+use crate::flow::ending::Ending;
 use crate::flow::errand::Errand;
 use crate::flow::guard;
 use crate::flow::hops::Hops;
@@ -16,7 +19,7 @@ use crate::flow::rings::Marks;
 use crate::flow::spill::Spill;
 use crate::pending::Table;
 use crate::status::{Exclusion, PeerStatus, RefusalStatus, Role, SnapshotStatus};
-use crate::{Config, Fault, NodeId, Repairs};
+use crate::{Config, Fault, NodeId, Repairs, ShutdownError};
 
 /// How far a node is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) peers: Mutex<Vec<PeerStatus>>,
     pub(crate) desk: Desk,
     pub(crate) errand: Errand,
+    pub(crate) ending: Ending,
     repairs: Mutex<Repairs>,
     /// For whoever reads committed entries back; no stage does it by this one.
     reader: Mutex<Reader>,
@@ -104,6 +108,7 @@ impl Shared {
             peers: Mutex::new(peers),
             desk,
             errand,
+            ending: Ending::default(),
             repairs: Mutex::default(),
             reader: Mutex::new(reader),
             snapshots: Mutex::default(),
@@ -250,6 +255,39 @@ impl Shared {
         // A stage that panicked may have handed a request on without a note of it.
         let in_doubt = matches!(self.fault.get(), Some(Fault::Panic(_)));
         self.table.abandon_all(in_doubt);
+        self.clear_desk();
+    }
+
+    /// Drops a state machine that nobody takes back, or a snapshot that nobody writes.
+    fn clear_desk(&self) {
+        guard::contain("dropping a state machine", || self.desk.clear());
+    }
+
+    /// A thread of the node ends, and has let go of what it held. The last one on an entry's way answers what is left.
+    pub(crate) fn leave(&self, name: &'static str, is_aside: bool) {
+        if !is_aside && self.ending.let_go() {
+            self.end();
+        } else if self.table.ended() {
+            self.clear_desk();
+        }
+        self.ending.leave(name);
+    }
+
+    /// Waits until the node, which was asked to leave, has left. Requests are answered then, also when it does not.
+    pub(crate) fn wait_for_end(&self, limit: Duration) -> Result<(), ShutdownError> {
+        if let Err(stages) = self.ending.wait(limit) {
+            self.table.abandon_all(true);
+            return Err(ShutdownError::StillRunning { stages, limit });
+        }
+        match self.fault() {
+            None => Ok(()),
+            Some(fault) => Err(ShutdownError::Fault(fault)),
+        }
+    }
+
+    /// Whether this thread is one of the node's own, which cannot wait for its end.
+    pub(crate) fn is_own_thread(&self) -> bool {
+        current::is_of(Arc::as_ptr(&self.table)) || self.ending.is_driver()
     }
 
     pub(crate) fn term(&self) -> u64 {

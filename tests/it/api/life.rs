@@ -5,7 +5,9 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ringraft::{Config, Consistency, Fault, Member, Node, NodeId, ProposeError, Role, Threads};
+use ringraft::{
+    Config, Consistency, Fault, Member, Node, NodeId, ProposeError, Role, ShutdownError, Threads,
+};
 
 use crate::api::{
     Journal, Machine, PLANS, Three, Told, alone, answer, commit, hasty, number, small, start_alone,
@@ -333,7 +335,8 @@ fn an_embedder_can_drive_a_node_from_its_own_loop() {
     });
     from_afar.join().expect("it was committed");
 
-    node.shutdown().expect("it is asked to leave");
+    let asked = node.shutdown();
+    assert!(matches!(asked, Err(ShutdownError::OwnThread)), "{asked:?}");
     until("it has left", || {
         turn(&mut driver);
         !driver.is_running()

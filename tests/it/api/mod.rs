@@ -4,6 +4,7 @@
 mod answers;
 mod blocking;
 mod group;
+mod leaving;
 mod life;
 mod panics;
 mod reads;
