@@ -123,8 +123,14 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The voters. The same list on every node; it founds the cluster on the first start, when the directory is empty. A
     /// later start with a different list is refused, since that would be another cluster: nothing is lost by it. Ids and
-    /// addresses differ from each other, and each address is one that the others can connect to.
+    /// addresses differ from each other, and each address is one that the others can connect to. A host name is looked up anew
+    /// each time that its node is dialed, on a thread of its own; one that is not known is a node that is not reached.
     pub members: Vec<Member>,
+    /// Where this node listens for its peers, when that is not the address by which they reach it: `0.0.0.0:7101` or
+    /// `[::]:7101` for every interface, the address within a container, or one behind a forwarded port. Not part of what the
+    /// nodes agree on. Default: `None`, the addresses that this member's own `addr` stands for on this machine - on Debian that
+    /// of a host's own name is `127.0.1.1`, where no other machine reaches it: the log warns.
+    pub listen: Option<String>,
     /// Keeps apart clusters that can reach each other. Default: the members' ids and addresses do. With a number of
     /// your own (the same on every node) only their ids count beside it, so that members may move to other addresses.
     pub cluster_id: Option<u64>,
@@ -230,6 +236,7 @@ impl Config {
             id,
             data_dir: data_dir.into(),
             members,
+            listen: None,
             cluster_id: None,
             group: 0,
             rejoin_with_nothing: false,
@@ -303,6 +310,12 @@ impl Config {
                 "members: this node, {}, is not in the list",
                 self.id
             ));
+        }
+        if let Some(listen) = &self.listen {
+            let every = matches!(listen.parse::<SocketAddr>(), Ok(addr) if addr.ip().is_unspecified() && addr.port() > 0);
+            if let Some(trouble) = address_trouble(listen).filter(|_| !every) {
+                return wrong(format!("listen: {listen:?}: {trouble}"));
+            }
         }
         if self.rejoin_with_nothing && self.members.len() < 3 {
             return wrong(format!(
@@ -480,7 +493,7 @@ fn address_trouble(addr: &str) -> Option<String> {
         let text = match (addr.ip().is_unspecified(), addr.port()) {
             (true, _) => {
                 "nobody can connect to every interface at once; name the address or the host name under which the others \
-                 reach this node"
+                 reach this node, and let it listen on every interface by Config::listen (serve --listen)"
             }
             (false, 0) => "the others cannot know which port is free there; name one",
             (false, _) => return None,
@@ -581,6 +594,8 @@ mod tests {
                 |c| c.max_inflight_messages = usize::MAX,
                 "max_inflight_messages",
             ),
+            (|c| c.listen = Some("0.0.0.0".into()), "listen"),
+            (|c| c.listen = Some("0.0.0.0:0".into()), "listen"),
             (|c| c.data_dir = PathBuf::new(), "data_dir: it is empty"),
             (|c| c.members.clear(), "is not in the list"),
             (
@@ -619,6 +634,13 @@ mod tests {
         ] {
             let trouble = address_trouble(addr).expect(addr);
             assert!(trouble.contains(says), "{addr}: {trouble}");
+        }
+        for listen in ["0.0.0.0:7101", "[::]:7101", "host-1:7101"] {
+            let config = Config {
+                listen: Some(listen.into()),
+                ..three()
+            };
+            assert!(config.checked().is_ok(), "{listen}");
         }
         assert!(is_same_address("Host:1", "host:1"));
         assert!(is_same_address("[fd00:0::1]:1", "[fd00::1]:1"));

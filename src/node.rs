@@ -1,6 +1,7 @@
 //! What the user calls: start, propose, read, status, shutdown.
 
 use std::fmt;
+use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -392,29 +393,50 @@ fn await_end(shared: &Shared) {
     let _ = shared.ending.wait(DROP_LIMIT);
 }
 
+/// Listens where [`Config::listen`] says, or else on what this member's own address stands for here.
 fn bind(config: &Config) -> Result<TcpListener, StartError> {
     let member = config
         .members
         .iter()
         .find(|member| member.id == config.id)
         .expect("checked: this node is a member");
-    TcpListener::bind(resolve(&member.addr)?).map_err(|source| StartError::Io {
-        what: format!("listening on {}", member.addr),
+    let at = config.listen.as_ref().unwrap_or(&member.addr);
+    let failed = |doing: &str, source: io::Error| StartError::Io {
+        what: format!(
+            "{doing} {at}, where node {} is to listen (Config::listen names another address, 0.0.0.0:port every interface)",
+            config.id
+        ),
         source,
-    })
+    };
+    let found: Vec<SocketAddr> = at
+        .to_socket_addrs()
+        .map_err(|error| failed("looking up", error))?
+        .collect();
+    let listener = TcpListener::bind(&found[..]).map_err(|error| failed("listening on", error))?;
+    warn_of_loopback(config, at, &listener);
+    Ok(listener)
 }
 
-/// The first address that a `host:port` stands for.
-pub(crate) fn resolve(addr: &str) -> Result<SocketAddr, StartError> {
-    let found = addr.to_socket_addrs().and_then(|mut found| {
-        found
-            .next()
-            .ok_or_else(|| std::io::Error::other("the name stands for no address"))
-    });
-    found.map_err(|source| StartError::Io {
-        what: format!("resolving {addr}"),
-        source,
-    })
+/// A name that stands for a loopback address at home, while the others are on other hosts: they look it up elsewhere, and find
+/// nobody listening there.
+fn warn_of_loopback(config: &Config, at: &str, listener: &TcpListener) {
+    let host = |addr: &str| addr.rsplit_once(':').map(|(host, _)| host.to_owned());
+    let is_name = at.parse::<SocketAddr>().is_err();
+    let is_alone = config
+        .members
+        .iter()
+        .all(|member| host(&member.addr) == host(at));
+    let Ok(addr) = listener.local_addr() else {
+        return;
+    };
+    if is_name && !is_alone && addr.ip().is_loopback() {
+        tracing::warn!(
+            node = config.id.0,
+            "{at} stands for {addr} on this machine, where no other machine reaches this node; it reaches those that listen \
+             elsewhere. Let it listen on 0.0.0.0:{} (Config::listen, serve --listen), or correct the name",
+            addr.port()
+        );
+    }
 }
 
 impl Inner {

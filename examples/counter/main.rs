@@ -73,6 +73,12 @@ struct Serve {
     /// All members, the same list on every node: `ID=RAFT_HOST:PORT/CLIENT_HOST:PORT`, separated by commas.
     #[arg(long, value_delimiter = ',', required = true, value_parser = parse_member)]
     members: Vec<Listed>,
+    /// Where this node listens for its peers, when that is not its own RAFT_HOST:PORT: `0.0.0.0:PORT` for every interface.
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// Where it listens for clients, when that is not its own CLIENT_HOST:PORT.
+    #[arg(long, value_name = "HOST:PORT")]
+    listen_clients: Option<String>,
     /// A follower that hears nothing for one to two of these stands for election.
     #[arg(long, default_value = "1000ms", value_parser = humantime::parse_duration)]
     election_timeout: Duration,
@@ -248,6 +254,7 @@ fn serve(args: &Serve, log: &Log) -> Result<(), Box<dyn std::error::Error>> {
         })
         .collect();
     let config = Config {
+        listen: args.listen.clone(),
         election_timeout: args.election_timeout,
         proposal_timeout: Duration::from_secs(10).max(args.election_timeout.saturating_mul(4)),
         threads: match args.threads {
@@ -274,12 +281,12 @@ fn serve(args: &Serve, log: &Log) -> Result<(), Box<dyn std::error::Error>> {
         scrub_every: args.scrub_every,
         ..Config::new(NodeId(args.id), &args.data, members)
     };
-    let client_addr = me
-        .client
+    let clients_at = args.listen_clients.as_ref().unwrap_or(&me.client);
+    let client_addr = clients_at
         .to_socket_addrs()
-        .ok()
-        .and_then(|mut addrs| addrs.next())
-        .ok_or_else(|| format!("{}: no such address", me.client))?;
+        .map_err(|error| format!("{clients_at}, where clients are to connect: {error}"))?
+        .next()
+        .ok_or_else(|| format!("{clients_at}: the name has no address"))?;
     let machine = Sessions::new(machine::Counters::default(), Limits::default());
     let sessions = machine.watch();
     let limits = limits::Limits {

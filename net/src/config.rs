@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::frame::HEADER_BYTES;
+use crate::names::Resolver;
 
 /// The configuration of a [`Net`](crate::Net). Build it with [`Config::new`] and change what should
 /// differ.
@@ -13,7 +14,7 @@ use crate::frame::HEADER_BYTES;
 pub struct Config {
     /// Keeps apart clusters that can reach each other; the same on every node.
     pub cluster_id: u64,
-    /// This node. Of two nodes the one with the smaller id dials.
+    /// This node. Of two nodes the one with the smaller id dials first.
     pub node_id: u64,
     /// Names this node's data directory; a peer refuses a node that comes back with another one.
     pub incarnation: u64,
@@ -65,6 +66,8 @@ pub struct Config {
     /// long is closed. A connection whose frame is on hold is not expected to bring anything.
     /// Default: 3 s. Minimum: twice `keepalive`.
     pub stall_timeout: Duration,
+    /// How host names of peers are looked up. Default: as the system does.
+    pub resolver: Resolver,
     /// Makes the pauses between dials differ from node to node. Default: the node id.
     pub seed: u64,
 }
@@ -91,6 +94,7 @@ impl Config {
             hello_timeout: Duration::from_secs(2),
             keepalive: Duration::from_millis(500),
             stall_timeout: Duration::from_secs(3),
+            resolver: Resolver::default(),
             seed: node_id,
         }
     }

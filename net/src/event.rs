@@ -67,6 +67,8 @@ pub enum Handled {
 pub enum Reason {
     /// The other side closed it.
     Closed,
+    /// No address is known for the peer's name.
+    Unresolved,
     /// The system said so.
     Io {
         /// During what: `"connect"`, `"read"`, `"write"`.
@@ -117,12 +119,22 @@ impl Reason {
     pub(crate) fn is_expected(&self) -> bool {
         matches!(self, Self::Replaced | Self::Removed)
     }
+
+    /// Both sides had dialed, and the other connection stays.
+    pub(crate) fn is_crossing(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(Refusal::Direction { .. })
+                | Self::RefusedByPeer(Refusal::Direction { .. })
+        )
+    }
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => write!(f, "closed by the other side"),
+            Self::Unresolved => write!(f, "no address is known for its name"),
             Self::Io {
                 doing,
                 code: Some(code),

@@ -131,7 +131,8 @@ pub enum Refusal {
         /// The node that is no peer of it.
         theirs: u64,
     },
-    /// The node with the larger id has dialed; only the smaller one does.
+    /// Both have dialed at once: the connection stays that the smaller id has made. (A node that lets only the smaller one dial
+    /// says the same.)
     Direction {
         /// The refusing node.
         ours: u64,
@@ -221,7 +222,7 @@ impl fmt::Display for Refusal {
             Self::Direction { ours, theirs } => {
                 write!(
                     f,
-                    "node {theirs} has dialed node {ours}, but the smaller id dials"
+                    "node {theirs} and node {ours} have dialed each other: the connection of the smaller id stays"
                 )
             }
             Self::Incarnation { ours, theirs } => write!(
@@ -248,6 +249,8 @@ pub(crate) struct Expect {
     pub(crate) is_peer: bool,
     /// The incarnation it had before.
     pub(crate) incarnation: Option<u64>,
+    /// On the accepting side: the node may have sent it before it took a connection of ours.
+    pub(crate) crosses: bool,
 }
 
 /// Whether the one who says this may stay. The order matters: a later check trusts what the earlier
@@ -286,16 +289,20 @@ pub(crate) fn check(hello: &Hello, expect: &Expect) -> Result<(), Refusal> {
     if !expect.is_peer {
         return Err(Refusal::UnknownNode { ours, theirs });
     }
-    if expect.dialed.is_none() && theirs > ours {
-        return Err(Refusal::Direction { ours, theirs });
-    }
-    match expect.incarnation {
-        Some(known) if known != hello.incarnation && !hello.replaces => Err(Refusal::Incarnation {
+    if let Some(known) = expect.incarnation
+        && known != hello.incarnation
+        && !hello.replaces
+    {
+        return Err(Refusal::Incarnation {
             ours: known,
             theirs: hello.incarnation,
-        }),
-        _ => Ok(()),
+        });
     }
+    // See `Net::come_up`.
+    if expect.crosses && theirs > ours {
+        return Err(Refusal::Direction { ours, theirs });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -310,6 +317,7 @@ mod tests {
         dialed: None,
         is_peer: true,
         incarnation: Some(77),
+        crosses: false,
     };
 
     fn node_3() -> Hello {
@@ -416,7 +424,10 @@ mod tests {
                     node: 8,
                     ..node_3()
                 },
-                HERE,
+                Expect {
+                    crosses: true,
+                    ..HERE
+                },
                 Refusal::Direction { ours: 5, theirs: 8 },
             ),
             (
@@ -434,6 +445,24 @@ mod tests {
         for (hello, expect, refusal) in table {
             assert_eq!(check(hello, expect), Err(*refusal), "{hello:?}");
         }
+    }
+
+    #[test]
+    fn either_side_may_dial_and_the_smaller_id_wins_when_both_do() {
+        let crossing = Expect {
+            crosses: true,
+            ..HERE
+        };
+        let node_8 = Hello {
+            node: 8,
+            ..node_3()
+        };
+        assert_eq!(check(&node_8, &HERE), Ok(()));
+        assert_eq!(check(&node_3(), &crossing), Ok(()), "ours gives way");
+        assert_eq!(
+            check(&node_8, &crossing),
+            Err(Refusal::Direction { ours: 5, theirs: 8 })
+        );
     }
 
     #[test]

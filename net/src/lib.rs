@@ -5,10 +5,14 @@
 //! one owner calls [`Net::poll`], which waits for sockets, for other threads ([`Waker`]) and for
 //! foreign events ([`Net::watch`]) in one place.
 //!
-//! - **Who connects.** Of two nodes the one with the smaller id dials, without ever waiting, and
-//!   again and again with a growing pause; the other one accepts. Both say who they are first; a
+//! - **Who connects.** Either of two nodes dials, without ever waiting, and again and again with a
+//!   growing pause; the one with the larger id gives the other a start. When both do at once, the
+//!   connection stays that the smaller id has made. Both say who they are first; a
 //!   node of another cluster, a stranger, or a known node with another data directory is refused
 //!   (but for one that says that it has lost the old one), and both logs say why.
+//! - **Names.** A peer that is configured by a host name is looked up at each dial, at most once a
+//!   second, on a thread that only this lookup holds up. A name that is not known is a node that is
+//!   not reached; the addresses that were found last serve until there are others.
 //! - **Two lanes.** Between any two frames the small lane goes first, and little bulk is given to
 //!   the kernel ahead of it. A frame's body is written from where it lies.
 //! - **Limits.** Queues, buffers, frames and strangers are bounded ([`Config`]); nothing is
@@ -66,6 +70,7 @@ pub mod fuzzing;
 mod hello;
 mod inbox;
 mod life;
+mod names;
 mod net;
 mod outbox;
 mod peer;
@@ -76,9 +81,9 @@ pub use crate::config::Config;
 pub use crate::event::{Event, Handled, Reason, SendError, Stats};
 pub use crate::frame::{FIRST_RESERVED_KIND, FrameError, HEADER_BYTES, MAX_HEAD_BYTES};
 pub use crate::hello::{OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Refusal};
+pub use crate::names::Resolver;
 pub use crate::net::{Net, Waker};
 pub use crate::outbox::{Lane, MAX_SMALL_FRAME_BYTES};
-pub use crate::socket::resolve;
 
 #[cfg(test)]
 mod tests;

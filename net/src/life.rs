@@ -12,6 +12,7 @@ use crate::frame::Frame;
 use crate::hello::{
     Expect, HELLO, Hello, OLDEST_PROTOCOL_VERSION, PING, PROTOCOL_VERSION, REFUSE, Refusal, check,
 };
+use crate::names::Lookup;
 use crate::net::{Net, Notice, find};
 use crate::outbox::Lane;
 use crate::socket;
@@ -45,8 +46,17 @@ impl<B: AsRef<[u8]>> Net<B> {
 
     /// Begins to connect to the peer at this place in the list.
     fn dial(&mut self, at: usize) {
-        let (id, addr) = (self.peers[at].id, self.peers[at].addr);
-        self.peers[at].dial_at = None;
+        let (waker, now) = (self.waker(), self.now);
+        let peer = &mut self.peers[at];
+        let id = peer.id;
+        peer.dial_at = None;
+        peer.place.look_up(&self.config.resolver, waker, now);
+        let Some(addr) = peer.place.next() else {
+            if !peer.place.is_looked_up() {
+                self.failed(id, Reason::Unresolved);
+            }
+            return;
+        };
         let Some(key) = self.conns.vacant() else {
             unreachable!(
                 "one connection a peer and at most 2^14 strangers do not use up 2^16 numbers"
@@ -70,6 +80,37 @@ impl<B: AsRef<[u8]>> Net<B> {
             }
             Err(error) => self.failed(id, Reason::io("connect", &error)),
         }
+    }
+
+    /// Takes the answers of lookups that have ended.
+    pub(crate) fn learn_addresses(&mut self) {
+        for at in 0..self.peers.len() {
+            let peer = &mut self.peers[at];
+            let (id, waits) = (peer.id, peer.conn.is_none() && peer.dial_at.is_none());
+            match peer.place.learn() {
+                Lookup::Nothing => {}
+                Lookup::Failed | Lookup::Same if !waits => {}
+                Lookup::Failed => self.failed(id, Reason::Unresolved),
+                Lookup::Same => self.dial(at),
+                Lookup::Changed => self.moved(at),
+            }
+        }
+    }
+
+    /// The peer at this place in the list is somewhere else than it was. A connection that is up, or that has come so far that
+    /// the other side may have taken it, stays.
+    fn moved(&mut self, at: usize) {
+        let peer = &mut self.peers[at];
+        let (id, attempt) = (peer.id, peer.conn);
+        if let Some(conn) = attempt.and_then(|key| self.conns.get_mut(key)) {
+            let is_dialing = matches!(conn.state, State::Dialing { .. });
+            if !is_dialing || peer.place.knows(conn.remote) {
+                return;
+            }
+            self.disconnect(id, Reason::Removed);
+        }
+        self.peers[at].backoff.reset();
+        self.dial(at);
     }
 
     /// The connect has succeeded: we say who we are.
@@ -113,6 +154,7 @@ impl<B: AsRef<[u8]>> Net<B> {
                 .binary_search_by_key(&hello.node, |peer| peer.id)
                 .is_ok(),
             incarnation: self.incarnations.get(&hello.node).copied(),
+            crosses: dialed.is_none() && self.may_cross(hello.node),
         };
         Ok(match check(&hello, &expect) {
             Ok(()) => Greeting::Welcome(hello),
@@ -123,8 +165,30 @@ impl<B: AsRef<[u8]>> Net<B> {
         })
     }
 
+    /// Whether a hello of this peer may come on a connection that the peer has given up already, or will: see
+    /// [`Net::come_up`].
+    fn may_cross(&self, id: u64) -> bool {
+        let at = self.peers.binary_search_by_key(&id, |peer| peer.id);
+        let key = at.ok().and_then(|at| self.peers[at].conn);
+        let conn = key.and_then(|key| self.conns.at(key.index));
+        conn.is_some_and(|(_, conn)| match conn.state {
+            State::Greeted { .. } => true,
+            State::Up { .. } => self.now.duration_since(conn.since) < self.config.backoff_max,
+            _ => false,
+        })
+    }
+
     /// The one at the other end is who it should be. An older connection of the same peer gives
     /// way: it may be half-open since that peer went down.
+    ///
+    /// Both may have dialed each other. They must not both give up the connection that the other one keeps:
+    ///
+    /// 1. The smaller id, once it has said hello on its own connection, refuses the other's until it has an answer there:
+    ///    `Refusal::Direction`. The larger id drops its own attempt as soon as it reads that hello, here.
+    /// 2. Before its hello is sent the other side cannot have taken it: then the smaller id drops its own attempt, here.
+    /// 3. It also refuses when it has the answer, for as long as a hello may be read that the larger id sent before: one that has
+    ///    lost the connection dials no sooner than after `start_given_to`, which is longer. Such a one takes the place of the
+    ///    old connection, here.
     pub(crate) fn come_up(&mut self, key: Key, conn: &mut Conn, hello: &Hello, bytes: usize) {
         let id = hello.node;
         let peer =
@@ -142,7 +206,7 @@ impl<B: AsRef<[u8]>> Net<B> {
             .resize(self.config.read_buffer_bytes, self.config.max_frame_bytes);
         let peer =
             find(&mut self.peers, id).expect("closing a connection leaves the list as it is");
-        (peer.conn, peer.up) = (Some(key), true);
+        (peer.conn, peer.up, peer.dial_at) = (Some(key), true, None);
         peer.stats.connects += 1;
         peer.stats.bytes_in += bytes as u64;
         // Either the one that it had, or one that takes its place.
@@ -167,6 +231,8 @@ impl<B: AsRef<[u8]>> Net<B> {
         let reason = Reason::Refused(refusal);
         if let Some(peer) = dialed {
             self.lost(key, peer, conn, reason);
+        } else if reason.is_crossing() {
+            tracing::debug!(node = self.config.node_id, peer = who, %reason, "not connected");
         } else if let Some(peer) = find(&mut self.peers, who) {
             if !peer.up {
                 peer.stats.last_reason = Some(reason);
@@ -232,7 +298,7 @@ impl<B: AsRef<[u8]>> Net<B> {
 
     /// There is no connection to the peer: why, and when to try again.
     fn failed(&mut self, id: u64, reason: Reason) {
-        let (node, now) = (self.config.node_id, self.now);
+        let (node, now, start) = (self.config.node_id, self.now, self.start_given_to(id));
         let peer = find(&mut self.peers, id).expect("connections end before their peer is removed");
         peer.stats.drops += 1;
         peer.stats.last_reason = Some(reason);
@@ -241,7 +307,7 @@ impl<B: AsRef<[u8]>> Net<B> {
             Reason::RefusedByPeer(refusal) => Some((true, refusal)),
             _ => None,
         };
-        if let Some((by_peer, refusal)) = refusal {
+        if let Some((by_peer, refusal)) = refusal.filter(|_| !reason.is_crossing()) {
             peer.backoff.raise();
             self.notices.push_back(Notice::Refused {
                 peer: id,
@@ -249,17 +315,17 @@ impl<B: AsRef<[u8]>> Net<B> {
                 refusal,
             });
         }
-        let again = (node < id).then(|| now + peer.backoff.next(&self.config, &mut self.random));
-        peer.dial_at = again;
-        if reason.is_expected() {
+        let again = now + peer.backoff.next(&self.config, &mut self.random) + start;
+        peer.dial_at = Some(again);
+        if reason.is_crossing() {
+            tracing::debug!(node, peer = id, %reason, "not connected");
+        } else if reason.is_expected() {
             tracing::info!(node, peer = id, %reason, "disconnected");
         } else if let Some(suppressed) = peer.quiet.pass(now) {
-            let addr = peer.addr;
+            let addr = &peer.place;
             tracing::warn!(node, peer = id, %addr, %reason, suppressed, "not connected");
         }
-        if let Some(again) = again {
-            self.wake_by(again);
-        }
+        self.wake_by(again);
     }
 
     /// One who is no peer, or not known to be one, was turned away.

@@ -9,7 +9,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
@@ -19,6 +19,7 @@ use crate::conns::{Conns, FOREIGN, LISTENER, WAKER};
 use crate::event::{Reason, SendError, Stats};
 use crate::frame::{FIRST_RESERVED_KIND, Label, MAX_HEAD_BYTES, frame_bytes};
 use crate::hello::Refusal;
+use crate::names::Place;
 use crate::outbox::{Body, Full, Lane, MAX_SMALL_FRAME_BYTES};
 use crate::peer::{Peer, Quiet, Random};
 
@@ -155,11 +156,21 @@ impl<B: AsRef<[u8]>> Net<B> {
         self.listener.local_addr()
     }
 
-    /// From now on these are the peers, as `(node id, address)`. New ones with a larger id than
-    /// ours are dialed at the next poll; those no longer listed are disconnected; of those with a
-    /// new address, a connection that is up stays, an attempt is begun anew. The node's own id is
-    /// skipped, of an id listed twice the first counts.
+    /// As [`Net::set_named_peers`], by addresses.
     pub fn set_peers(&mut self, list: &[(u64, SocketAddr)]) {
+        let list: Vec<_> = list
+            .iter()
+            .map(|(id, addr)| (*id, addr.to_string()))
+            .collect();
+        self.set_named_peers(&list);
+    }
+
+    /// From now on these are the peers, as `(node id, host:port)`. New ones with a larger id than
+    /// ours are dialed at the next poll, the others when they had time to dial this node; those no
+    /// longer listed are disconnected; of those with a new address, a connection that is up stays,
+    /// an attempt is begun anew. The node's own id is skipped, of an id listed twice the first
+    /// counts.
+    pub fn set_named_peers(&mut self, list: &[(u64, String)]) {
         let gone: Vec<u64> = self
             .peers
             .iter()
@@ -170,23 +181,28 @@ impl<B: AsRef<[u8]>> Net<B> {
             self.disconnect(id, Reason::Removed);
             self.peers.retain(|peer| peer.id != id);
         }
-        for (at, &(id, addr)) in list.iter().enumerate() {
+        for (at, (id, name)) in list.iter().enumerate() {
+            let id = *id;
             if id == self.config.node_id || list[..at].iter().any(|(earlier, _)| *earlier == id) {
                 continue;
             }
-            let dial_at = (self.config.node_id < id).then_some(self.now);
+            let dial_at = self.now + self.start_given_to(id);
             match self.peers.binary_search_by_key(&id, |peer| peer.id) {
                 Ok(at) => {
                     let peer = &mut self.peers[at];
-                    if std::mem::replace(&mut peer.addr, addr) != addr && !peer.up {
+                    if peer.place.name == *name {
+                        continue;
+                    }
+                    peer.place = Place::new(name);
+                    if !peer.up {
                         self.disconnect(id, Reason::Removed);
                         self.peers[at].backoff.reset();
-                        self.peers[at].dial_at = dial_at;
+                        self.peers[at].dial_at = Some(dial_at);
                     }
                 }
                 Err(at) => self
                     .peers
-                    .insert(at, Peer::new(id, addr, dial_at, &self.config)),
+                    .insert(at, Peer::new(id, Place::new(name), dial_at, &self.config)),
             }
         }
         self.wake_by(self.now);
@@ -351,13 +367,21 @@ impl<B: AsRef<[u8]>> Net<B> {
         self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
     }
 
+    /// How long a peer has for its own dial before this node dials it: so they seldom do at once.
+    pub(crate) fn start_given_to(&self, id: u64) -> Duration {
+        match self.config.node_id < id {
+            true => Duration::ZERO,
+            false => 2 * self.config.backoff_max,
+        }
+    }
+
     fn peer(&self, id: u64) -> Option<&Peer<B>> {
         let at = self.peers.binary_search_by_key(&id, |peer| peer.id).ok()?;
         Some(&self.peers[at])
     }
 
     /// Ends the connection of a peer, at whatever stage it is.
-    fn disconnect(&mut self, id: u64, reason: Reason) {
+    pub(crate) fn disconnect(&mut self, id: u64, reason: Reason) {
         if let Some(key) = self.peer(id).and_then(|peer| peer.conn) {
             self.close(key, reason);
         }

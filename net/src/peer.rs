@@ -1,11 +1,11 @@
 //! A peer: where it is, what waits for it, when to dial it again.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::conns::Key;
 use crate::event::Stats;
+use crate::names::Place;
 use crate::outbox::Outbox;
 
 /// Warnings about one peer, or about strangers, come no closer than this.
@@ -14,12 +14,12 @@ const WARN_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Peer<B> {
     pub(crate) id: u64,
-    pub(crate) addr: SocketAddr,
+    pub(crate) place: Place,
     /// Its connection, up or on the way to it.
     pub(crate) conn: Option<Key>,
     /// The connection is up: frames may be queued.
     pub(crate) up: bool,
-    /// Without a connection: when to dial. `None` where the peer does the dialing.
+    /// Without a connection: when to dial. `None` while its name is looked up for that.
     pub(crate) dial_at: Option<Instant>,
     pub(crate) backoff: Backoff,
     pub(crate) out: Outbox<B>,
@@ -28,18 +28,13 @@ pub(crate) struct Peer<B> {
 }
 
 impl<B: AsRef<[u8]>> Peer<B> {
-    pub(crate) fn new(
-        id: u64,
-        addr: SocketAddr,
-        dial_at: Option<Instant>,
-        config: &Config,
-    ) -> Self {
+    pub(crate) fn new(id: u64, place: Place, dial_at: Instant, config: &Config) -> Self {
         Self {
             id,
-            addr,
+            place,
             conn: None,
             up: false,
-            dial_at,
+            dial_at: Some(dial_at),
             backoff: Backoff::default(),
             out: Outbox::new(
                 config.small_queue_bytes,

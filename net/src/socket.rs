@@ -2,7 +2,7 @@
 //! signal.
 
 use std::io::{self, IoSlice};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 
 use mio::net::TcpStream;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -54,37 +54,4 @@ pub(crate) fn set_options(socket: &SockRef<'_>, config: &Config) -> io::Result<(
 /// Writes as much of the slices as the socket takes.
 pub(crate) fn write(stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     SockRef::from(stream).send_vectored_with_flags(slices, NO_SIGNAL)
-}
-
-/// The first address of `host:port`. Asks the name service, so it may take seconds: not for the
-/// thread that polls.
-///
-/// # Errors
-/// When the text is not `host:port` or the name is not known; the error names it.
-pub fn resolve(host_and_port: &str) -> io::Result<SocketAddr> {
-    let failed =
-        |error: io::Error| io::Error::new(error.kind(), format!("{host_and_port}: {error}"));
-    let mut found = host_and_port.to_socket_addrs().map_err(failed)?;
-    found.next().ok_or_else(|| {
-        failed(io::Error::new(
-            io::ErrorKind::NotFound,
-            "the name has no address",
-        ))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_resolve_or_the_error_names_them() {
-        assert_eq!(
-            resolve("127.0.0.1:7101").expect("numbers"),
-            ([127, 0, 0, 1], 7101).into()
-        );
-        assert!(resolve("[::1]:7101").expect("numbers").is_ipv6());
-        let error = resolve("127.0.0.1").expect_err("no port").to_string();
-        assert!(error.contains("127.0.0.1"), "{error}");
-    }
 }

@@ -66,6 +66,7 @@ impl<B: AsRef<[u8]>> Net<B> {
         if self.acceptable {
             self.accept();
         }
+        self.learn_addresses();
         let count = self.conns.len();
         for index in 0..count {
             let index = (self.first_served + index) % count;

@@ -34,7 +34,6 @@ use crate::flow::shared::Shared;
 use crate::flow::sizes::Sizes;
 use crate::flow::stages::{Aside, Stages};
 use crate::flow::transfer::{self, CHUNK_BYTES, Parcel, Transfer};
-use crate::node::resolve;
 use crate::pending::Table;
 use crate::raft::{self, Core, Membership, Message};
 use crate::{Config, Flush, Repairs, StartError, StateMachine, Threads};
@@ -678,9 +677,9 @@ fn open_net(
         .iter()
         .filter(|member| member.id != config.id)
     {
-        peers.push((u64::from(member.id.0), resolve(&member.addr)?));
+        peers.push((u64::from(member.id.0), member.addr.clone()));
     }
-    net.set_peers(&peers);
+    net.set_named_peers(&peers);
     Ok(net)
 }
 

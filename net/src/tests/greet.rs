@@ -67,7 +67,7 @@ fn two_nodes_meet_and_talk() {
 }
 
 #[test]
-fn only_the_smaller_id_dials() {
+fn a_pair_has_one_connection_and_an_impostor_does_not_touch_it() {
     let mut world = World::connected(3, |_| {});
     for (id, peers) in [(1, 2), (2, 2), (3, 2)] {
         assert_eq!(
@@ -77,15 +77,17 @@ fn only_the_smaller_id_dials() {
         );
     }
     let mut raw = Raw::connect(world.node(2).addr);
-    raw.write(&hello_frame(hello(3, 2)));
+    let impostor = Hello {
+        incarnation: 1,
+        ..hello(3, 2)
+    };
+    raw.write(&hello_frame(impostor));
     let (kind, head) = raw.until_next(&mut world);
-    assert_eq!(
-        (kind, &head[..]),
-        (
-            REFUSE.kind,
-            &Refusal::Direction { ours: 2, theirs: 3 }.encode()[..]
-        )
-    );
+    let refusal = Refusal::Incarnation {
+        ours: 300,
+        theirs: 1,
+    };
+    assert_eq!((kind, &head[..]), (REFUSE.kind, &refusal.encode()[..]));
     raw.until_ended(&mut world);
     assert!(
         world.node(2).net.connected(3),

@@ -8,4 +8,5 @@ mod greet;
 mod harness;
 mod limits;
 mod liveness;
+mod names;
 mod strangers;

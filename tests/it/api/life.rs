@@ -74,6 +74,50 @@ fn a_limit_of_any_length_is_a_limit() {
     }
 }
 
+/// Over the interface alone; what becomes of names that change is tested in `net`.
+#[test]
+fn a_peer_that_cannot_be_resolved_is_a_peer_that_is_down() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut ports = Ports::claim();
+    let machine = || Machine {
+        journal: Journal::default(),
+        count: 0,
+    };
+    let unknown = format!("{}:7103", "x".repeat(64)); // No name has a part so long.
+    let addrs = [ports.next(), ports.next()].map(|port| format!("127.0.0.1:{port}"));
+    let members: Vec<Member> = (1..)
+        .zip(addrs.iter().chain([&unknown]))
+        .map(|(id, addr)| Member {
+            id: NodeId(id),
+            addr: addr.clone(),
+        })
+        .collect();
+    let nodes: Vec<Node> = (1..)
+        .zip(&addrs)
+        .map(|(id, addr)| {
+            let config = Config {
+                listen: Some(addr.replace("127.0.0.1", "0.0.0.0")),
+                ..Config::new(NodeId(id), dir.path().join(id.to_string()), members.clone())
+            };
+            Node::start(small(config), machine()).expect("the node starts")
+        })
+        .collect();
+    until("two of three lead", || {
+        nodes.iter().all(|node| node.leader().is_some())
+    });
+    let config = Config {
+        listen: Some(unknown.clone()),
+        ..Config::new(NodeId(1), dir.path().join("other"), members)
+    };
+    let error = Node::start(small(config), machine())
+        .expect_err("its own address it needs")
+        .to_string();
+    assert!(
+        error.contains(&unknown) && error.contains("Config::listen"),
+        "{error}"
+    );
+}
+
 #[test]
 fn a_query_that_panics_stops_its_node_and_no_other() {
     let three = Three::start(|_| ());
