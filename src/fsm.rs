@@ -63,6 +63,12 @@ pub trait StateMachine: Send + 'static {
         Ok(0)
     }
 
+    /// Which wrapper of this crate it is.
+    #[doc(hidden)]
+    fn kind(&self) -> Kind {
+        Kind::Plain
+    }
+
     /// The first entry of a new term has been applied: what an earlier leader left undone is decided by now.
     fn new_term(&mut self, term: Term, at: Index, time_us: u64) {
         let _ = (term, at, time_us);
@@ -77,6 +83,25 @@ pub trait StateMachine: Send + 'static {
     /// unless the machine has failed: what has panicked or returned an error is not called again.
     fn leader_stop(&mut self, term: Term) {
         let _ = term;
+    }
+}
+
+/// What commands and snapshots look like: whether a wrapper of this crate stands around the machine. Kept in the directory
+/// and told to the peers, so that neither is read by a machine of the other kind.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Kind {
+    Plain = 1,
+    Sessions = 2,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "a state machine that is not wrapped",
+            Self::Sessions => "a state machine wrapped in Sessions",
+        })
     }
 }
 

@@ -77,6 +77,8 @@ pub use committed::{Committed, ReadCommittedError};
 pub use config::{Config, Flush, IdleWay, Lease, Member, NodeId, Threads};
 pub use error::{Fault, ProposeError, ShutdownError, StartError};
 pub use flow::reply::{Outbox, OutboxId};
+#[doc(hidden)]
+pub use fsm::Kind;
 pub use fsm::{Batch, Entry, SnapshotWriter, StateMachine};
 pub use node::{Consistency, Driver, Node};
 pub use pending::{Pending, Reply};

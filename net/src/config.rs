@@ -18,6 +18,9 @@ pub struct Config {
     pub node_id: u64,
     /// Names this node's data directory; a peer refuses a node that comes back with another one.
     pub incarnation: u64,
+    /// What sort of content the cluster shares, in a number of the user's own; the same on every node that knows it. A node
+    /// of another kind is refused. Default: 0, nothing is known.
+    pub kind: u64,
     /// As long as this is set, a hello says that the directory takes the place of one that is gone, and that the node
     /// promises nothing that the old one could have promised otherwise: a peer that knows the old incarnation takes it in
     /// then, and refuses the old one. Default: not set.
@@ -79,6 +82,7 @@ impl Config {
             cluster_id,
             node_id,
             incarnation,
+            kind: 0,
             replaces: Arc::default(),
             known_incarnations: Vec::new(),
             max_frame_bytes: (4 << 20) + (64 << 10),

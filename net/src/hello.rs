@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! hello   0 magic "RINGRAFT" | 8 version u16 | 10 oldest u16 | 12 flags u32 | 16 cluster u64
-//!         | 24 node u64 | 32 incarnation u64 | 40 target u64 | 48
+//!         | 24 node u64 | 32 incarnation u64 | 40 target u64 | 48 kind u64 | 56
 //! refuse  0 code u8 | 1 the refusing side's value u64 | 9 the refused side's value u64 | 17
 //! ```
 //!
@@ -39,7 +39,9 @@ pub(crate) const PING: Label = Label {
 /// A flag of a hello: the directory takes the place of one that is gone.
 const REPLACES: u32 = 1;
 const MAGIC: &[u8; 8] = b"RINGRAFT";
-pub(crate) const HELLO_BYTES: usize = 48;
+pub(crate) const HELLO_BYTES: usize = 56;
+/// Older nodes do not name their kind.
+const OLDER_HELLO_BYTES: usize = 48;
 const REFUSE_BYTES: usize = 17;
 /// Hellos of later versions may be longer than ours; a stranger gets no more room than this before
 /// it is known.
@@ -58,6 +60,8 @@ pub(crate) struct Hello {
     pub(crate) replaces: bool,
     /// Whom it believes to be talking to.
     pub(crate) target: u64,
+    /// What sort of content it shares; 0: not known.
+    pub(crate) kind: u64,
 }
 
 impl Hello {
@@ -72,13 +76,14 @@ impl Hello {
         bytes[24..32].copy_from_slice(&self.node.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.incarnation.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.target.to_le_bytes());
+        bytes[48..56].copy_from_slice(&self.kind.to_le_bytes());
         bytes
     }
 
     /// `None`: this is no hello of ours.
     pub(crate) fn decode(frame: &Frame<'_>) -> Option<Self> {
         let head = frame.head;
-        if frame.label != HELLO || head.len() < HELLO_BYTES || &head[..8] != MAGIC {
+        if frame.label != HELLO || head.len() < OLDER_HELLO_BYTES || &head[..8] != MAGIC {
             return None;
         }
         let versions = u32_at(head, 8);
@@ -90,6 +95,10 @@ impl Hello {
             incarnation: u64_at(head, 32),
             replaces: u32_at(head, 12) & REPLACES != 0,
             target: u64_at(head, 40),
+            kind: match head.len() < HELLO_BYTES {
+                true => 0,
+                false => u64_at(head, 48),
+            },
         })
     }
 }
@@ -146,6 +155,13 @@ pub enum Refusal {
         /// The one it came with.
         theirs: u64,
     },
+    /// The nodes share content of different kinds.
+    Kind {
+        /// The refusing side's kind.
+        ours: u64,
+        /// The refused side's kind.
+        theirs: u64,
+    },
     /// A reason of a later version.
     Other {
         /// Its code.
@@ -163,6 +179,7 @@ impl Refusal {
             Self::UnknownNode { ours, theirs } => (5, ours, theirs),
             Self::Direction { ours, theirs } => (6, ours, theirs),
             Self::Incarnation { ours, theirs } => (7, ours, theirs),
+            Self::Kind { ours, theirs } => (8, ours, theirs),
             Self::Other { code } => (code, 0, 0),
         };
         let mut bytes = [0; REFUSE_BYTES];
@@ -186,6 +203,7 @@ impl Refusal {
             5 => Self::UnknownNode { ours, theirs },
             6 => Self::Direction { ours, theirs },
             7 => Self::Incarnation { ours, theirs },
+            8 => Self::Kind { ours, theirs },
             code => Self::Other { code },
         })
     }
@@ -233,6 +251,11 @@ impl fmt::Display for Refusal {
                  copy of it: start the node once with an empty directory and its consent to that \
                  (Config::rejoin_with_nothing, serve --rejoin), while all other voters are there"
             ),
+            Self::Kind { ours, theirs } => write!(
+                f,
+                "the nodes run state machines of different kinds, {theirs} and {ours} (1: not wrapped, 2: wrapped in Sessions): \
+                 run the same one on every node"
+            ),
             Self::Other { code } => write!(f, "a reason this version does not know, code {code}"),
         }
     }
@@ -249,6 +272,8 @@ pub(crate) struct Expect {
     pub(crate) is_peer: bool,
     /// The incarnation it had before.
     pub(crate) incarnation: Option<u64>,
+    /// What sort of content this node shares; 0: not known.
+    pub(crate) kind: u64,
     /// On the accepting side: the node may have sent it before it took a connection of ours.
     pub(crate) crosses: bool,
 }
@@ -298,6 +323,12 @@ pub(crate) fn check(hello: &Hello, expect: &Expect) -> Result<(), Refusal> {
             theirs: hello.incarnation,
         });
     }
+    if ![expect.kind, 0].contains(&hello.kind) && expect.kind != 0 {
+        return Err(Refusal::Kind {
+            ours: expect.kind,
+            theirs: hello.kind,
+        });
+    }
     // See `Net::come_up`.
     if expect.crosses && theirs > ours {
         return Err(Refusal::Direction { ours, theirs });
@@ -317,6 +348,7 @@ mod tests {
         dialed: None,
         is_peer: true,
         incarnation: Some(77),
+        kind: 1,
         crosses: false,
     };
 
@@ -329,6 +361,7 @@ mod tests {
             incarnation: 77,
             replaces: false,
             target: 5,
+            kind: 1,
         }
     }
 
@@ -466,6 +499,22 @@ mod tests {
     }
 
     #[test]
+    fn a_node_of_another_kind_is_refused_where_both_are_known() {
+        let of = |kind| Hello { kind, ..node_3() };
+        let (ours, theirs) = (1, 2);
+        assert_eq!(check(&of(2), &HERE), Err(Refusal::Kind { ours, theirs }));
+        assert_eq!(check(&of(0), &HERE), Ok(()));
+        assert_eq!(check(&of(2), &Expect { kind: 0, ..HERE }), Ok(()));
+        let head = &of(2).encode()[..OLDER_HELLO_BYTES];
+        let frame = Frame {
+            label: HELLO,
+            head,
+            body: &[],
+        };
+        assert_eq!(Hello::decode(&frame), Some(of(0)), "an older node's hello");
+    }
+
+    #[test]
     fn a_newer_node_that_still_speaks_ours_may_stay() {
         assert_eq!(
             check(
@@ -493,7 +542,7 @@ mod tests {
                 body: &[],
             };
             let refusal = Refusal::decode(&frame).expect("long enough");
-            let known = (1..=7).contains(&code);
+            let known = (1..=8).contains(&code);
             assert_eq!(matches!(refusal, Refusal::Other { .. }), !known, "{code}");
             if known {
                 assert_eq!(refusal.encode(), head, "{refusal}");
@@ -507,9 +556,9 @@ mod tests {
         #[test]
         fn hellos_cross_the_wire(
             version: u16, oldest: u16, cluster: u64, node: u64, incarnation: u64, target: u64,
-            replaces: bool,
+            replaces: bool, kind: u64,
         ) {
-            let hello = Hello { version, oldest, cluster, node, incarnation, replaces, target };
+            let hello = Hello { version, oldest, cluster, node, incarnation, replaces, target, kind };
             let head = [&hello.encode()[..], b"added later"].concat();
             let frame = Frame { label: HELLO, head: &head, body: &[] };
             prop_assert_eq!(Hello::decode(&frame), Some(hello));

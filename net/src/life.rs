@@ -41,6 +41,7 @@ impl<B: AsRef<[u8]>> Net<B> {
             incarnation: self.config.incarnation,
             replaces: self.config.replaces.load(Ordering::Acquire),
             target,
+            kind: self.config.kind,
         }
     }
 
@@ -154,6 +155,7 @@ impl<B: AsRef<[u8]>> Net<B> {
                 .binary_search_by_key(&hello.node, |peer| peer.id)
                 .is_ok(),
             incarnation: self.incarnations.get(&hello.node).copied(),
+            kind: self.config.kind,
             crosses: dialed.is_none() && self.may_cross(hello.node),
         };
         Ok(match check(&hello, &expect) {

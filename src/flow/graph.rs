@@ -34,6 +34,7 @@ use crate::flow::shared::Shared;
 use crate::flow::sizes::Sizes;
 use crate::flow::stages::{Aside, Stages};
 use crate::flow::transfer::{self, CHUNK_BYTES, Parcel, Transfer};
+use crate::fsm::Kind;
 use crate::pending::Table;
 use crate::raft::{self, Core, Membership, Message};
 use crate::{Config, Flush, Repairs, StartError, StateMachine, Threads};
@@ -124,7 +125,9 @@ pub(crate) fn build(
 
     // The directory first: that another process has it says more than that its port is taken.
     let flush_bell = Arc::new(OnceLock::new());
-    let (log, recovered) = open_log(config, flush_bell.clone())?;
+    let kind = machine.kind();
+    let (log, recovered) = open_log(config, kind, flush_bell.clone())?;
+    check_kind(config, kind, recovered.identity.kind)?;
     report_recovery(config, &recovered);
     let state =
         begin(machine.as_mut(), &log, &recovered, config).map_err(StartError::StateMachine)?;
@@ -132,6 +135,7 @@ pub(crate) fn build(
     let incarnation = recovered.identity.incarnation;
     let replaces = Arc::new(AtomicBool::new(takes_a_place(&recovered)));
     let mut settings = net::Config::new(config.cluster_id(), u64::from(config.id.0), incarnation);
+    settings.kind = kind as u64;
     (settings.known_incarnations, settings.replaces) = (known, replaces.clone());
     let mut net = open_net(listener()?, config, settings, nonce)?;
     if let Some(fd) = log.completion_fd().filter(|_| layout != Layout::PerStage) {
@@ -572,11 +576,13 @@ impl Sleepers {
 
 fn open_log(
     config: &Config,
+    kind: Kind,
     flush_bell: Arc<OnceLock<Waker>>,
 ) -> Result<(Log<Disk>, Recovered), StartError> {
     let mut options = Options::default();
     options.segment_bytes = config.segment_bytes;
     options.max_record_bytes = config.max_entry_bytes;
+    options.kind = kind as u16;
     options.heal = config.members.len() > 1;
     options.replaces = config.rejoin_with_nothing;
     options.sync = config.flush != Flush::Never;
@@ -599,6 +605,22 @@ fn open_log(
         u64::from(config.id.0),
     )?;
     Ok((log, recovered))
+}
+
+/// Whether the directory was made by a machine of this kind; one of an older version does not say.
+fn check_kind(config: &Config, kind: Kind, made: u16) -> Result<(), StartError> {
+    let had = match made {
+        0 => return Ok(()),
+        had if had == kind as u16 => return Ok(()),
+        had if had == Kind::Plain as u16 => Kind::Plain.to_string(),
+        had if had == Kind::Sessions as u16 => Kind::Sessions.to_string(),
+        had => format!("a kind of state machine that this version does not know, {had}"),
+    };
+    Err(StartError::StateMachine(format!(
+        "{} has the commands of {had}, and this node was started with {kind}, which would read each of them wrongly: start it \
+         as before, on every node. To change it, found a new cluster and bring the state over",
+        config.data_dir.display()
+    )))
 }
 
 /// Whether the directory was made in the place of one that is gone, and the node has not got back all that it may have had.

@@ -80,7 +80,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::flow::clock::micros;
-use crate::fsm::Lend;
+use crate::fsm::{Kind, Lend};
 use crate::{Batch, Entry, Index, SnapshotWriter, StateMachine, Term};
 
 pub use client::{Numbers, Session, SessionError};
@@ -153,6 +153,10 @@ impl Default for Limits {
 }
 
 /// A state machine with sessions: what it wraps sees each command of a session once. See the [module](self).
+///
+/// The wrapper belongs to the cluster's data from its first start on: a directory says whether it was made with one, and a machine
+/// that is wrapped later, or not any more, is refused at the start, since it would read each command wrongly. So is a peer of the
+/// other kind. (A directory of an older version does not say it.)
 ///
 /// Every command and every query begins with a [`Request`], every answer ends with a verdict ([`Answer::decode`]).
 ///
@@ -239,6 +243,10 @@ impl<S: StateMachine> StateMachine for Sessions<S> {
                 ),
             )),
         }
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Sessions
     }
 
     fn new_term(&mut self, term: Term, at: Index, time_us: u64) {

@@ -1,8 +1,8 @@
 //! Whose directory this is. Written once, last of all when a directory is made, and never changed.
 //!
 //! ```text
-//!  0        8        12    14   16        24      28   32      40            48
-//!  ├ magic ─┼ crc32c ┼ ver ┼ 0 ─┼ cluster ┼ group ┼ 0 ─┼ node ─┼ incarnation ┤
+//!  0        8        12    14     16        24      28   32      40            48
+//!  ├ magic ─┼ crc32c ┼ ver ┼ kind ┼ cluster ┼ group ┼ 0 ─┼ node ─┼ incarnation ┤
 //! ```
 //!
 //! Twice in the file, in blocks of their own: nothing else on the disk says whose it is, so one that goes bad must not be
@@ -46,6 +46,8 @@ pub struct Identity {
     /// A random number made when the directory was: tells a wiped and refilled directory from the
     /// one it replaced.
     pub incarnation: u64,
+    /// [`crate::Options::kind`] when the directory was made; 0 in an older one.
+    pub kind: u16,
 }
 
 impl Identity {
@@ -53,6 +55,7 @@ impl Identity {
         let mut out = [0; LEN];
         out[..8].copy_from_slice(&MAGIC.to_le_bytes());
         out[12..14].copy_from_slice(&VERSION.to_le_bytes());
+        out[14..16].copy_from_slice(&self.kind.to_le_bytes());
         out[16..24].copy_from_slice(&self.cluster_id.to_le_bytes());
         out[24..28].copy_from_slice(&self.group_id.to_le_bytes());
         out[32..40].copy_from_slice(&self.node_id.to_le_bytes());
@@ -84,6 +87,7 @@ impl Identity {
             group_id: u32_at(bytes, 24),
             node_id: u64_at(bytes, 32),
             incarnation: u64_at(bytes, 40),
+            kind: u16::from_le_bytes([bytes[14], bytes[15]]),
         })
     }
 

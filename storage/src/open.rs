@@ -61,6 +61,7 @@ pub(crate) fn open<D: Dir>(
                 group_id,
                 node_id,
                 incarnation,
+                kind: options.kind,
             },
         )?;
         names = dir.list("").doing("list", &root)?;

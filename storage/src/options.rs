@@ -35,6 +35,9 @@ pub struct Options {
     /// promised, so it is born with [`crate::Recovered::heal`], nothing known and the vote lost, before anything in it counts.
     /// On a directory that is not empty it changes nothing. Default: false.
     pub replaces: bool,
+    /// What sort of content the log gets, in a number of the user's own: a new directory keeps it, an older one says in
+    /// [`crate::Identity::kind`] what it was made with. Default: 0, nothing is known.
+    pub kind: u16,
     /// Called on the flush thread when a flush is over. Not called where
     /// [`crate::Log::completion_fd`] is there instead. Default: none.
     pub on_complete: Option<OnComplete>,
@@ -50,6 +53,7 @@ impl Default for Options {
             snapshot_chunk_bytes: 64 << 10,
             heal: false,
             replaces: false,
+            kind: 0,
             on_complete: None,
         }
     }
@@ -65,6 +69,7 @@ impl std::fmt::Debug for Options {
             .field("snapshot_chunk_bytes", &self.snapshot_chunk_bytes)
             .field("heal", &self.heal)
             .field("replaces", &self.replaces)
+            .field("kind", &self.kind)
             .field("on_complete", &self.on_complete.is_some())
             .finish()
     }

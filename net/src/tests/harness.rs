@@ -295,6 +295,7 @@ pub(super) fn hello(node: u64, target: u64) -> Hello {
         incarnation: node * 100,
         replaces: false,
         target,
+        kind: 0,
     }
 }
 

@@ -261,3 +261,91 @@ fn a_session_without_a_node_that_runs_says_that_nothing_was_applied() {
         Err(SessionError::Refused(ProposeError::Stopped))
     );
 }
+
+#[test]
+fn a_machine_that_is_wrapped_later_or_not_any_more_is_refused() {
+    let machine = || Machine {
+        journal: Journal::default(),
+        count: 0,
+    };
+    let wrapped = || Sessions::new(machine(), Limits::default());
+    let start = |dir: &TempDir, is_wrapped: bool| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let addr = listener.local_addr().expect("it is bound").to_string();
+        let config = small(Config {
+            cluster_id: Some(7), // Each start has another port.
+            ..Config::new(
+                NodeId(1),
+                dir.path(),
+                vec![Member {
+                    id: NodeId(1),
+                    addr,
+                }],
+            )
+        });
+        match is_wrapped {
+            true => Node::start_on(listener, config, wrapped()),
+            false => Node::start_on(listener, config, machine()),
+        }
+    };
+    for is_wrapped in [false, true] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        // Also without a single entry: the directory says it from its first start on.
+        let node = start(&dir, is_wrapped).expect("a new directory takes either");
+        node.shutdown().expect("it leaves in order");
+        for _ in 0..2 {
+            let error = start(&dir, !is_wrapped)
+                .expect_err("it is refused")
+                .to_string();
+            let (had, has) = match is_wrapped {
+                true => (
+                    "commands of a state machine wrapped in Sessions",
+                    "with a state machine that is not wrapped",
+                ),
+                false => (
+                    "commands of a state machine that is not wrapped",
+                    "with a state machine wrapped in Sessions",
+                ),
+            };
+            assert!(error.contains(had) && error.contains(has), "{error}");
+        }
+        let node = start(&dir, is_wrapped).expect("as before it starts");
+        until("it leads", || node.status().role == Role::Leader);
+    }
+}
+
+#[test]
+fn nodes_of_which_one_is_wrapped_refuse_each_other() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let members: Vec<Member> = (1..)
+        .zip(&listeners)
+        .map(|(id, listener)| Member {
+            id: NodeId(id),
+            addr: listener.local_addr().expect("it is bound").to_string(),
+        })
+        .collect();
+    let nodes = (1..).zip(listeners).map(|(id, listener)| {
+        let path = dir.path().join(id.to_string());
+        let config = small(Config::new(NodeId(id), path, members.clone()));
+        let machine = Machine {
+            journal: Journal::default(),
+            count: 0,
+        };
+        let started = match id {
+            1 => Node::start_on(listener, config, machine),
+            _ => Node::start_on(listener, config, Sessions::new(machine, Limits::default())),
+        };
+        started.expect("the node starts")
+    });
+    let nodes: Vec<Node> = nodes.collect();
+    until("both say why", || {
+        nodes.iter().all(|node| {
+            let refusals = node.status().refusals;
+            refusals
+                .iter()
+                .any(|refusal| refusal.reason.contains("wrapped in Sessions"))
+        })
+    });
+    assert!(nodes.iter().all(|node| node.leader().is_none()));
+}
