@@ -25,6 +25,8 @@ pub enum ProtocolError {
     TooBigRequest,
     TooBigLine,
     UnbalancedQuotes,
+    /// A backslash between quotes: Redis would take the argument for another text.
+    Escape,
 }
 
 impl fmt::Display for ProtocolError {
@@ -43,6 +45,7 @@ impl fmt::Display for ProtocolError {
             Self::TooBigRequest => f.write_str("too big request"),
             Self::TooBigLine => f.write_str("too big inline request"),
             Self::UnbalancedQuotes => f.write_str("unbalanced quotes in request"),
+            Self::Escape => f.write_str("escapes are not supported in inline requests"),
         }
     }
 }
@@ -179,15 +182,25 @@ impl Parser {
             let quote = Some(buffer[at]).filter(|byte| matches!(byte, b'"' | b'\''));
             let start = at + usize::from(quote.is_some());
             let is_end = |byte: u8| quote.map_or(byte.is_ascii_whitespace(), |quote| byte == quote);
-            match buffer[start..line.end]
-                .iter()
-                .position(|&byte| is_end(byte))
-            {
-                Some(found) => at = start + found + usize::from(quote.is_some()),
-                None if quote.is_some() => return Err(ProtocolError::UnbalancedQuotes),
-                None => at = line.end,
+            let end = buffer[start..line.end].iter().position(|&b| is_end(b));
+            let end = end.map_or(line.end, |found| start + found);
+            let arg = &buffer[start..end];
+            match quote {
+                // Redis reads quotes within an argument, too, and would take it for another text.
+                None if arg.iter().any(|byte| matches!(byte, b'"' | b'\'')) => {
+                    return Err(ProtocolError::UnbalancedQuotes);
+                }
+                None => at = end,
+                Some(_) if arg.contains(&b'\\') => return Err(ProtocolError::Escape),
+                Some(_) => {
+                    at = end + 1;
+                    let is_last = at == line.end;
+                    if end == line.end || !(is_last || buffer[at].is_ascii_whitespace()) {
+                        return Err(ProtocolError::UnbalancedQuotes);
+                    }
+                }
             }
-            self.args.push(start..at - usize::from(quote.is_some()));
+            self.args.push(start..end);
             if self.args.len() > MAX_ARGS {
                 return Err(ProtocolError::InvalidArgCount);
             }
@@ -369,7 +382,12 @@ mod tests {
             error(b"*1\r\n$4\r\nPINGxx"),
             ProtocolError::InvalidBulkLength
         );
-        assert_eq!(error(b"set \"a b\r\n"), ProtocolError::UnbalancedQuotes);
+        for quotes in ["\"a b", "\"a\"b 1", "a\"b\" 1", "'a'\"b\"", "it's 1", "\""] {
+            let line = format!("set {quotes}\r\n");
+            let error = error(line.as_bytes());
+            assert_eq!(error, ProtocolError::UnbalancedQuotes, "{quotes}");
+        }
+        assert_eq!(error(b"set \"a\\x41\" 1\r\n"), ProtocolError::Escape);
         assert_eq!(error(&vec![b'a'; MAX_LINE + 2]), ProtocolError::TooBigLine);
         let mut many = b"*3\r\n".to_vec();
         for _ in 0..3 {
