@@ -160,11 +160,18 @@ impl Connection {
             + self.client.memory()
     }
 
-    /// Gives back what large requests and replies have needed, once nothing of them is left.
+    /// Gives back what large requests and replies have needed, once little or nothing of them is left.
     pub fn shrink(&mut self) {
+        if self.begin * 2 > self.input.len() {
+            self.input.drain(..self.begin);
+            self.begin = 0;
+        }
         for buffer in [&mut self.input, &mut self.out, &mut self.sent] {
             if buffer.is_empty() && buffer.capacity() > KEEP_BYTES {
                 *buffer = Vec::new();
+            } else if buffer.capacity() > 4 * buffer.len().max(KEEP_BYTES) {
+                // One that grows has at most twice what it needs: it is not made smaller while it does.
+                buffer.shrink_to(buffer.len().max(KEEP_BYTES));
             }
         }
         if self.waiting.is_empty() && self.waiting.capacity() > KEEP_WAITING {
@@ -516,6 +523,31 @@ mod tests {
         let end = connection.memory();
         assert!(end < start + 4096, "{start} bytes first, {end} at the end");
         assert_eq!(connection.known_bytes, 0);
+    }
+
+    #[test]
+    fn the_beginning_of_a_short_request_keeps_no_large_buffer() {
+        let (mut connection, _client) = pair();
+        let mut request = b"*2\r\n$4\r\nECHO\r\n$500000\r\n".to_vec();
+        request.resize(request.len() + 500_000, b'x');
+        request.extend_from_slice(b"\r\n");
+        for byte in request.chunks(64 << 10) {
+            connection.input.extend_from_slice(byte);
+            let capacity = connection.input.capacity();
+            connection.shrink();
+            assert_eq!(connection.input.capacity(), capacity, "it grows");
+        }
+        connection.input.extend_from_slice(b"*1\r\n$4\r\nPI");
+        let used = connection.parser.parse(&connection.input);
+        connection.begin = used.expect("well formed").expect("it is complete");
+        connection.parser.next();
+        connection.shrink();
+        assert!(connection.memory() < 4096, "{} bytes", connection.memory());
+        connection.input.extend_from_slice(b"NG\r\n");
+        let used = connection
+            .parser
+            .parse(&connection.input[connection.begin..]);
+        assert_eq!(used, Ok(Some(14)), "nothing of it is lost");
     }
 
     /// Replies that are known at once wait behind one that is not, and count.

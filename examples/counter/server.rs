@@ -378,11 +378,12 @@ impl Server {
                     self.close(connection, at);
                 }
             }
+            // Not once a turn: in one turn each connection may take as much as its socket holds.
+            while self.stats.buffer_bytes > self.limits.client_memory && self.evict_largest() {}
         }
         if self.todo.is_empty() {
             self.todo = list; // Keeps its memory.
         }
-        while self.stats.buffer_bytes > self.limits.client_memory && self.evict_largest() {}
         count
     }
 

@@ -851,3 +851,51 @@ fn clients_whose_buffers_are_too_large_together_are_disconnected_the_largest_fir
     assert!(evicted() < 12, "no more than necessary");
     assert!(cluster.log(1).contains("client disconnected: its buffers"));
 }
+
+/// A server that stood still finds much from many clients at once: their buffers keep within the limit all the same.
+#[test]
+fn the_limit_of_memory_holds_within_one_turn_over_many_clients() {
+    const LIMIT: u64 = 8 << 20;
+    const PIECE: usize = 400_000;
+    let cluster = Cluster::start_with_args(1, &["--client-memory", &LIMIT.to_string()]);
+    let mut clients: Vec<TcpStream> = (0..120)
+        .map(|_| TcpStream::connect(("127.0.0.1", cluster.client_port(1))).expect("it listens"))
+        .collect();
+    until("all are there", || {
+        let clients = cluster.section(1, "clients");
+        clients.is_some_and(|clients| clients.number("connected_clients") > 120)
+    });
+    cluster.stall(1);
+    let mut request = format!("*2\r\n$4\r\nECHO\r\n${PIECE}\r\n").into_bytes();
+    request.resize(request.len() + PIECE, b'x');
+    request.extend_from_slice(b"\r\n");
+    let requests = request.repeat(3);
+    for client in &mut clients {
+        client.set_nonblocking(true).expect("a socket can be");
+        let mut sent = 0;
+        // As much as the system takes for a server that does not read.
+        while let Ok(count @ 1..) = client.write(&requests[sent..]) {
+            sent += count;
+        }
+        assert!(sent > PIECE, "{sent} bytes");
+    }
+    cluster.resume(1);
+    let stats = || {
+        cluster
+            .section(1, "stats")
+            .map_or(0, |stats| stats.number("evicted_clients"))
+    };
+    until("some are disconnected", || stats() > 0);
+    let log = cluster.log(1);
+    let (_, held) = log.split_once("all_bytes=").expect("the log says so");
+    let held: u64 = held
+        .split(' ')
+        .next()
+        .and_then(|number| number.parse().ok())
+        .expect("a number");
+    // One client has had its turn when it is looked at.
+    assert!(
+        held < LIMIT + 4 * requests.len() as u64,
+        "{held} bytes at once"
+    );
+}
