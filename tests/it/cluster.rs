@@ -334,6 +334,13 @@ impl Cluster {
         fs::read_to_string(&self.server(id).log).unwrap_or_default()
     }
 
+    /// Waits until the process has logged that; its lines come from a thread of their own. All that it has logged.
+    pub(crate) fn until_logs(&self, id: usize, what: &str) -> String {
+        until_some(format_args!("server {id} logs {what:?}"), || {
+            Some(self.log(id)).filter(|log| log.contains(what))
+        })
+    }
+
     /// A connection of the `redis` crate.
     pub(crate) fn connect(&self, id: usize) -> Result<Connection, RedisError> {
         connect(self.client_port(id))

@@ -389,8 +389,7 @@ fn a_web_page_executes_nothing() {
     assert_eq!(said, ":1\r\n");
     assert_eq!(cluster.get(1, "page"), 0);
     assert_eq!(cluster.get(1, "client"), 1);
-    let log = cluster.log(1);
-    assert!(log.contains("it sent HTTP"), "{log}");
+    cluster.until_logs(1, "it sent HTTP");
 }
 
 /// What one connection is answered, word by word of each request.
@@ -849,7 +848,7 @@ fn clients_whose_buffers_are_too_large_together_are_disconnected_the_largest_fir
     }
     assert_eq!(line(&mut worker, "INCR a\r\n"), ":2\r\n");
     assert!(evicted() < 12, "no more than necessary");
-    assert!(cluster.log(1).contains("client disconnected: its buffers"));
+    cluster.until_logs(1, "client disconnected: its buffers");
 }
 
 /// A server that stood still finds much from many clients at once: their buffers keep within the limit all the same.
@@ -886,7 +885,7 @@ fn the_limit_of_memory_holds_within_one_turn_over_many_clients() {
             .map_or(0, |stats| stats.number("evicted_clients"))
     };
     until("some are disconnected", || stats() > 0);
-    let log = cluster.log(1);
+    let log = cluster.until_logs(1, "all_bytes=");
     let (_, held) = log.split_once("all_bytes=").expect("the log says so");
     let held: u64 = held
         .split(' ')

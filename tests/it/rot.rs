@@ -234,7 +234,7 @@ fn story_in_use(find: impl FnOnce(&Path) -> Damage) {
         last.starts_with("mended:") && last.contains(&damage.name()),
         "{last}"
     );
-    assert!(cluster.log(hurt).contains("mended: "));
+    cluster.until_logs(hurt, "mended: ");
     assert_eq!(
         fs::read(&damage.file).expect("it can be read"),
         before,

@@ -269,7 +269,7 @@ fn two_nodes_whose_directories_were_wiped_do_not_elect_each_other() {
         until("a wiped node is excluded", || {
             is_excluded(&cluster, id).is_some()
         });
-        assert!(cluster.log(id).contains("mount the volume"));
+        cluster.until_logs(id, "mount the volume");
     }
     // They do not forget it when the one that knows is away.
     for id in cluster.ids() {
