@@ -119,7 +119,9 @@ pub struct Config {
     /// Who this node is.
     pub id: NodeId,
     /// Its directory; made when missing. One process at a time. A relative path is one from where the process stands when the
-    /// node starts, wherever it goes later.
+    /// node starts, wherever it goes later. The number of files that are open in it has a bound, whatever the log's length
+    /// ([`Config::max_descriptors`]); each segment is one mapping of memory, so a log has no more segments than the system
+    /// allows (`vm.max_map_count`, 65,530 on Linux: 4 TiB by default).
     pub data_dir: PathBuf,
     /// The voters. The same list on every node; it founds the cluster on the first start, when the directory is empty. A
     /// later start with a different list is refused, since that would be another cluster: nothing is lost by it. Ids and

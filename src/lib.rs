@@ -67,6 +67,7 @@ pub mod fuzzing;
 mod node;
 mod pending;
 mod raft;
+mod resources;
 pub mod session;
 #[cfg(feature = "sim")]
 pub mod sim;

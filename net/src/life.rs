@@ -16,6 +16,7 @@ use crate::names::Lookup;
 use crate::net::{Net, Notice, find};
 use crate::outbox::Lane;
 use crate::socket;
+use crate::turn::is_exhausted;
 
 /// An inbox that has grown for long frames shrinks when none came for so long.
 const SHRINK_AFTER: Duration = Duration::from_secs(10);
@@ -63,7 +64,13 @@ impl<B: AsRef<[u8]>> Net<B> {
                 "one connection a peer and at most 2^14 strangers do not use up 2^16 numbers"
             )
         };
-        let begun = socket::connect(addr, &self.config).and_then(|mut stream| {
+        let connected = match socket::connect(addr, &self.config) {
+            Err(error) if is_exhausted(&error) && self.spare.pop().is_some() => {
+                socket::connect(addr, &self.config)
+            }
+            connected => connected,
+        };
+        let begun = connected.and_then(|mut stream| {
             let both = Interest::READABLE | Interest::WRITABLE;
             self.poll
                 .registry()
@@ -258,6 +265,15 @@ impl<B: AsRef<[u8]>> Net<B> {
     pub(crate) fn close(&mut self, key: Key, reason: Reason) {
         if let Some(conn) = self.conns.remove(key) {
             self.forget(key, conn, reason);
+            self.descriptor_is_free();
+        }
+    }
+
+    /// A connection has ended: its descriptor is for a peer, or for somebody who waits to be accepted.
+    fn descriptor_is_free(&mut self) {
+        self.fill_spare();
+        if self.accept_after.is_some() {
+            (self.accept_after, self.acceptable) = (None, true);
         }
     }
 
@@ -265,6 +281,7 @@ impl<B: AsRef<[u8]>> Net<B> {
     pub(crate) fn ended(&mut self, key: Key, conn: Box<Conn>, reason: Reason) {
         self.conns.remove(key);
         self.forget(key, conn, reason);
+        self.descriptor_is_free();
     }
 
     fn forget(&mut self, key: Key, mut conn: Box<Conn>, reason: Reason) {
@@ -345,6 +362,7 @@ impl<B: AsRef<[u8]>> Net<B> {
             return;
         }
         self.wake_at = None;
+        self.fill_spare();
         if let Some(after) = self.accept_after {
             if after <= now {
                 (self.accept_after, self.acceptable) = (None, true);

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -77,8 +77,11 @@ pub struct Net<B> {
     pub(crate) listener: mio::net::TcpListener,
     /// Connections may be waiting to be accepted.
     pub(crate) acceptable: bool,
-    /// The system had no descriptor for an accepted connection: not again before this.
+    /// The system had no descriptor for an accepted connection: not again before this, unless a connection ends.
     pub(crate) accept_after: Option<Instant>,
+    /// Descriptors for connections of peers, should others take all the rest: one for each peer, and one for somebody who
+    /// may turn out to be none.
+    pub(crate) spare: Vec<OwnedFd>,
     waker: Waker,
     pub(crate) conns: Conns,
     /// Sorted by id.
@@ -134,6 +137,7 @@ impl<B: AsRef<[u8]>> Net<B> {
             listener,
             acceptable: true,
             accept_after: None,
+            spare: Vec::new(),
             waker,
             conns: Conns::default(),
             peers: Vec::new(),
@@ -205,7 +209,18 @@ impl<B: AsRef<[u8]>> Net<B> {
                     .insert(at, Peer::new(id, Place::new(name), dial_at, &self.config)),
             }
         }
+        self.fill_spare();
         self.wake_by(self.now);
+    }
+
+    /// Has as many descriptors to spare as it should, if there are any to be had.
+    pub(crate) fn fill_spare(&mut self) {
+        while self.spare.len() <= self.peers.len() {
+            match self.listener.as_fd().try_clone_to_owned() {
+                Ok(copy) => self.spare.push(copy),
+                Err(_) => return,
+            }
+        }
     }
 
     /// Interrupts a poll from other threads.

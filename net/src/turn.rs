@@ -282,7 +282,7 @@ impl<B: AsRef<[u8]>> Net<B> {
         for _ in 0..ACCEPTS_PER_TURN {
             match self.listener.accept() {
                 Ok((stream, remote)) => {
-                    self.make_room_for_a_stranger();
+                    self.evict_a_stranger(self.config.max_strangers);
                     let Some(key) = self.conns.vacant() else {
                         return;
                     };
@@ -309,7 +309,10 @@ impl<B: AsRef<[u8]>> Net<B> {
                     self.acceptable = false;
                     return;
                 }
+                Err(error) if is_exhausted(&error) && self.spare.pop().is_some() => {}
                 Err(error) if is_exhausted(&error) => {
+                    // The next one who comes may be a peer.
+                    self.evict_a_stranger(0);
                     self.acceptable = false;
                     let again = self.now + ACCEPT_PAUSE;
                     self.accept_after = Some(again);
@@ -332,9 +335,9 @@ impl<B: AsRef<[u8]>> Net<B> {
         }
     }
 
-    /// One who comes in time to say who it is matters more than the one who has been silent for
-    /// longest.
-    fn make_room_for_a_stranger(&mut self) {
+    /// Makes room for a stranger, if there are `most`: one who comes in time to say who it is matters more than the one
+    /// who has been silent for longest.
+    fn evict_a_stranger(&mut self, most: usize) {
         let strangers = (0..self.conns.len())
             .filter_map(|index| self.conns.at(index))
             .filter(|(_, conn)| matches!(conn.state, State::Stranger | State::Draining));
@@ -349,7 +352,7 @@ impl<B: AsRef<[u8]>> Net<B> {
                 },
             )
         });
-        if count >= self.config.max_strangers
+        if count >= most
             && let Some((key, _)) = oldest
         {
             self.close(key, Reason::Evicted);
@@ -358,7 +361,7 @@ impl<B: AsRef<[u8]>> Net<B> {
 }
 
 /// The process or the system has no room for one more descriptor.
-fn is_exhausted(error: &io::Error) -> bool {
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)

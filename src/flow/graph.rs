@@ -123,6 +123,7 @@ pub(crate) fn build(
     })?;
     let layout = Layout::of(&config.threads, runner::cores());
 
+    config.check_descriptors(storage::descriptor_limit())?;
     // The directory first: that another process has it says more than that its port is taken.
     let flush_bell = Arc::new(OnceLock::new());
     let kind = machine.kind();
@@ -688,6 +689,7 @@ fn open_net(
     settings.stall_timeout = (config.election_timeout * 3).max(Duration::from_secs(1));
     settings.backoff_max = (config.election_timeout / 2).max(settings.backoff_min);
     settings.seed = seed;
+    settings.max_strangers = config.max_strangers(storage::descriptor_limit());
     let io = |what: &str| {
         let what = what.to_owned();
         move |source| StartError::Io { what, source }

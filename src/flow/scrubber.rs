@@ -213,6 +213,11 @@ impl<D: Dir> Scrubber<D> {
         let pause_us = id.bytes / self.step_bytes * STEP_US;
         self.due_us = self.due_us.saturating_add(pause_us);
         let error = self.snapshots.verify(id).err()?;
+        if error.is_exhausted() {
+            // It could not be looked at: that says nothing about it.
+            self.unread.get_or_insert_default().push(id);
+            return None;
+        }
         if !self.snapshots.list().contains(&id) {
             return None; // It was let go of meanwhile.
         }

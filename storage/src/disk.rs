@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IoSlice, Read, Write};
 #[cfg(target_os = "linux")]
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 #[cfg(target_os = "linux")]
@@ -19,9 +19,10 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::fs::{Mode, OFlags, fcntl_getfl};
 use rustix::io::Errno;
 
+use crate::descriptor::{Held, Reserve};
 #[cfg(target_os = "linux")]
 use crate::file::ALIGNED;
-use crate::file::{Dir, File, FlushOptions, LockError, Map};
+use crate::file::{Dir, File, FileId, FlushOptions, LockError, Map};
 use crate::flush::DiskFlusher;
 
 /// How much is written between two syncs while a new file is filled with zeros. Small enough that
@@ -32,6 +33,8 @@ const ZERO_CHUNK: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Disk {
     root: Arc<Path>,
+    /// For everything that is opened here, from the moment on at which the directory is locked.
+    reserve: Arc<Reserve>,
 }
 
 impl Disk {
@@ -39,18 +42,32 @@ impl Disk {
     pub fn new(root: impl Into<PathBuf>) -> Disk {
         Disk {
             root: root.into().into(),
+            reserve: Arc::default(),
         }
+    }
+
+    fn open_with(&self, path: PathBuf, options: &OpenOptions) -> io::Result<DiskFile> {
+        let file = self.reserve.open(|| options.open(&path))?;
+        Ok(DiskFile::of(file, path, Some(self.reserve.clone())))
+    }
+
+    /// A directory, open to be flushed.
+    fn open_dir(&self, path: &Path) -> io::Result<Held> {
+        let dir = self.reserve.open(|| fs::File::open(path))?;
+        Ok(Held::new(dir, Some(self.reserve.clone())))
     }
 }
 
 /// An open file.
 #[derive(Clone, Debug)]
 pub struct DiskFile {
-    pub(crate) file: Arc<fs::File>,
+    pub(crate) file: Arc<Held>,
     pub(crate) path: Arc<Path>,
     /// Once it is asked for, see [`DiskFile::direct`].
     #[cfg(target_os = "linux")]
-    direct: Arc<OnceLock<Option<fs::File>>>,
+    direct: Arc<OnceLock<Option<Held>>>,
+    #[cfg(target_os = "linux")]
+    reserve: Option<Arc<Reserve>>,
 }
 
 /// A lock that is held while this lives. The system lets go of it when the process ends, however.
@@ -96,15 +113,13 @@ impl Dir for Disk {
 
     fn create(&self, name: &str, len: u64) -> io::Result<DiskFile> {
         let path = self.path(name);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)?;
+        let mut open = OpenOptions::new();
+        let open = open.read(true).write(true).create(true).truncate(true);
+        let made = self.open_with(path, open)?;
+        let file = &made.file;
         // Space for all of it first: a full disk shows here, before anything is written.
         #[cfg(target_os = "linux")]
-        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len) {
+        match rustix::fs::fallocate(&**file, rustix::fs::FallocateFlags::empty(), 0, len) {
             // A file system without the call: the zeros below allocate just as well.
             Ok(()) | Err(Errno::OPNOTSUPP) => {}
             Err(e) => return Err(e.into()),
@@ -120,21 +135,19 @@ impl Dir for Disk {
                 file.sync_data()?;
             }
         }
-        Ok(DiskFile::new(file, path))
+        Ok(made)
     }
 
     fn create_empty(&self, name: &str) -> io::Result<DiskFile> {
         let path = self.path(name);
         let mut open = OpenOptions::new();
         let open = open.read(true).write(true).create(true).truncate(true);
-        let file = open.open(&path)?;
-        Ok(DiskFile::new(file, path))
+        self.open_with(path, open)
     }
 
     fn open(&self, name: &str) -> io::Result<DiskFile> {
         let path = self.path(name);
-        let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        Ok(DiskFile::new(file, path))
+        self.open_with(path, OpenOptions::new().read(true).write(true))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -146,7 +159,8 @@ impl Dir for Disk {
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        let entries = match fs::read_dir(self.path(folder)) {
+        let path = self.path(folder);
+        let entries = match self.reserve.open(|| fs::read_dir(&path)) {
             Ok(entries) => entries,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(e),
@@ -158,11 +172,12 @@ impl Dir for Disk {
                 names.extend(entry.file_name().into_string());
             }
         }
+        self.reserve.fill();
         Ok(names)
     }
 
     fn sync_dir(&self, folder: &str) -> io::Result<()> {
-        fs::File::open(self.path(folder))?.sync_all()
+        self.open_dir(&self.path(folder))?.sync_all()
     }
 
     fn lock(&self, name: &str) -> Result<DiskLock, LockError> {
@@ -181,6 +196,7 @@ impl Dir for Disk {
         }
         file.set_len(0).map_err(LockError::Io)?;
         writeln!(file, "{}", std::process::id()).map_err(LockError::Io)?;
+        self.reserve.begin(&self.root);
         Ok(DiskLock { file })
     }
 
@@ -206,11 +222,17 @@ impl DiskFile {
 
 impl DiskFile {
     pub(crate) fn new(file: fs::File, path: impl Into<Arc<Path>>) -> DiskFile {
+        DiskFile::of(file, path, None)
+    }
+
+    fn of(file: fs::File, path: impl Into<Arc<Path>>, reserve: Option<Arc<Reserve>>) -> DiskFile {
         DiskFile {
-            file: Arc::new(file),
+            file: Arc::new(Held::new(file, reserve.clone())),
             path: path.into(),
             #[cfg(target_os = "linux")]
             direct: Arc::default(),
+            #[cfg(target_os = "linux")]
+            reserve,
         }
     }
 }
@@ -223,11 +245,17 @@ impl DiskFile {
             let how = fcntl_getfl(&*self.file).ok()? & OFlags::RWMODE;
             // By this name it is the same file, whatever its own name is by now.
             let same = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-            let file =
-                rustix::fs::open(same, how | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty());
-            Some(file.ok()?.into())
+            let open = || {
+                let how = how | OFlags::DIRECT | OFlags::CLOEXEC;
+                Ok(rustix::fs::open(&same, how, Mode::empty())?.into())
+            };
+            let file = match &self.reserve {
+                Some(reserve) => reserve.open(open),
+                None => open(),
+            };
+            Some(Held::new(file.ok()?, self.reserve.clone()))
         };
-        self.direct.get_or_init(open).as_ref()
+        self.direct.get_or_init(open).as_deref()
     }
 
     /// Moves bytes past the page cache as far as they lie in whole pages, `len` of them that begin at the address `begin`:
@@ -265,6 +293,14 @@ impl DiskFile {
 impl File for DiskFile {
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn id(&self) -> io::Result<FileId> {
+        let metadata = self.file.metadata()?;
+        Ok(FileId {
+            device: metadata.dev(),
+            number: metadata.ino(),
+        })
     }
 
     fn length(&self) -> io::Result<u64> {
@@ -378,7 +414,6 @@ mod tests {
                 .iter()
                 .all(|&b| b == 0)
         );
-        use std::os::unix::fs::MetadataExt;
         assert!(
             fs::metadata(dir.path().join("f"))
                 .expect("metadata")

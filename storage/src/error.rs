@@ -96,6 +96,12 @@ impl StorageError {
         }
     }
 
+    /// There was no descriptor for it: the process or the system has used up its limit of open files. That says nothing
+    /// about the file, and may pass.
+    pub fn is_exhausted(&self) -> bool {
+        matches!(self, StorageError::Io { source, .. } if crate::descriptor::is_exhausted(source))
+    }
+
     /// The same for whoever reads and writes by the traits of `std::io`.
     pub(crate) fn into_io(self) -> io::Error {
         let kind = match &self {
@@ -155,6 +161,13 @@ impl fmt::Display for StorageError {
                 write!(f, ": {source}")?;
                 if source.kind() == io::ErrorKind::StorageFull {
                     write!(f, " (free some space and start again)")?;
+                }
+                if let Some(advice) = crate::descriptor::advice(source) {
+                    write!(f, " ({advice})")?;
+                }
+                if *op == "map" && source.kind() == io::ErrorKind::OutOfMemory {
+                    let why = "each segment is one mapping: raise vm.max_map_count or the size of segments";
+                    write!(f, " ({why})")?;
                 }
                 Ok(())
             }

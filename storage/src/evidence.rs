@@ -116,13 +116,13 @@ pub(crate) fn marks<F: File>(
     let mut at = offset;
     for candidate in candidates {
         let seq = candidate.header.seq;
-        found.add(candidate.source().furthest(at, seq, incarnation)?);
+        found.add(candidate.source()?.furthest(at, seq, incarnation)?);
         at = RECORDS_AT;
     }
     let behind = |broken: &&Broken<F>| broken.seq > candidates[0].header.seq;
     for broken in survey.broken.iter().filter(behind) {
         let marks = broken
-            .source()
+            .source()?
             .furthest(RECORDS_AT, broken.seq, incarnation);
         found.add(marks?);
     }
@@ -145,7 +145,7 @@ pub(crate) fn behind<F: File>(
         let base = candidate.header.base;
         found.written = found.written.max(base - 1);
         found.term = found.term.max(candidate.header.prev_term);
-        found.records(&mut candidate.source(), at, base)?;
+        found.records(&mut candidate.source()?, at, base)?;
         at = RECORDS_AT;
     }
     for broken in &survey.broken {
@@ -180,7 +180,7 @@ impl<F: File> Broken<F> {
             End::Whole { sealed: false } | End::Damaged { .. } => found.marks.end > 0,
             // The log went on in some file.
             End::Whole { sealed: true } => {
-                let mut source = self.source();
+                let mut source = self.source()?;
                 let end = (RECORDS_AT + record::HEADER_LEN as u64).min(source.len());
                 let first = source.bytes(RECORDS_AT.min(end), record::HEADER_LEN)?;
                 let is_empty = is_zero(&first[..first.len().min(record::HEADER_LEN)]);
@@ -193,7 +193,7 @@ impl<F: File> Broken<F> {
 
     /// Adds what its bytes show.
     pub(crate) fn look(&self, incarnation: u64, found: &mut Behind) -> Result<(), StorageError> {
-        let mut source = self.source();
+        let mut source = self.source()?;
         if source.len() <= RECORDS_AT {
             return Ok(());
         }

@@ -80,11 +80,23 @@ pub enum LockError {
     Io(io::Error),
 }
 
+/// Names a file as long as somebody holds it, open or mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId {
+    /// The medium it is on.
+    pub device: u64,
+    /// Its number there.
+    pub number: u64,
+}
+
 /// A file: of fixed length ([`Dir::create`]), or one that grows ([`Dir::create_empty`]). A growth that was not flushed
 /// may be lost or there in part, and what is there of it may be zeros. Clones are handles to the same open file.
 pub trait File: Clone + Send + Sync + 'static {
     /// Where it was opened, for messages.
     fn path(&self) -> &Path;
+
+    /// What tells it from every other file that exists at the same time, whatever its name.
+    fn id(&self) -> io::Result<FileId>;
 
     /// Its length in bytes.
     fn length(&self) -> io::Result<u64>;

@@ -76,7 +76,7 @@ impl<D: Dir> Log<D> {
             .map_or(0, |at| at + 1);
         for segment in self.segments.iter_mut().skip(clean) {
             segment.dirty = false;
-            self.to_flush.push(segment.file.clone());
+            self.to_flush.push(segment.file.file().clone());
         }
         self.flushes += 1;
         self.flight = Some(Flight {
@@ -187,7 +187,11 @@ impl<D: Dir> Log<D> {
         self.write_tail(false, &[], self.last, MarkKind::Tail)?;
         let segment = self.segments.back_mut().expect("a log has a segment");
         segment.dirty = false;
-        segment.file.sync().doing("flush", segment.file.path())
+        segment
+            .file
+            .file()
+            .sync()
+            .doing("flush", segment.file.path())
     }
 
     /// Flushes, settles and lets go of the directory. Merely dropping the log loses only that which

@@ -47,6 +47,7 @@
 //! # }
 //! ```
 
+mod descriptor;
 pub mod disk;
 mod error;
 mod evidence;
@@ -87,10 +88,11 @@ mod uring;
 #[cfg(test)]
 mod tests;
 
+pub use descriptor::{MAX_DESCRIPTORS, MIN_DESCRIPTORS, descriptor_limit};
 pub use disk::Disk;
 pub use error::StorageError;
 pub use exclusion::Exclusion;
-pub use file::{Dir, FlushWay, OnComplete};
+pub use file::{Dir, FileId, FlushWay, OnComplete};
 pub use flight::FlushState;
 pub use flush::DiskFlusher;
 pub use heal::{Heal, Wound};

@@ -34,12 +34,15 @@ use crate::prepare::{Preparer, Segment};
 use crate::reader::{Extent, Published, Reader};
 use crate::record;
 use crate::recover::Decision;
-use crate::segment::{RECORDS_AT, SegmentHeader, State};
+use crate::segment::{RECORDS_AT, SegmentHeader, State, segment_name};
 use crate::snapshot::{SnapshotId, SnapshotMeta, Snapshots};
 use crate::stats::FlushStats;
 
 /// Segments at the end of the log that stay in memory as they are: the one in use, and what peers that keep up still read.
 const WARM_SEGMENTS: usize = 2;
+
+/// Segments whose files are open: the one in use, and those before it that are not flushed yet.
+pub(crate) const MOST_OPEN: usize = 8;
 
 /// What was found when a log was opened.
 #[derive(Clone, Debug)]
@@ -292,7 +295,7 @@ impl<D: Dir> Log<D> {
         ];
         let segment = self.segments.back_mut().expect("a log has a segment");
         segment.dirty = true;
-        let file = &segment.file;
+        let file = segment.file.file();
         file.write_parts_at(at, parts)
             .doing_at("write", file.path(), at)?;
         self.marked = self.proven();
@@ -304,10 +307,34 @@ impl<D: Dir> Log<D> {
         let base = self.last + 1;
         let segment = self.preparer.take()?.into_segment(base, self.last_term);
         self.enter(segment);
+        self.close_behind()?;
         if let Some(at) = self.segments.len().checked_sub(WARM_SEGMENTS + 1) {
             self.cool(at);
         }
         self.publish_list();
+        Ok(())
+    }
+
+    /// Closes the files of the segments to which nothing is written any more. As many as are still to be flushed stay
+    /// open, up to a limit: what is beyond that is flushed here and now, the oldest first.
+    fn close_behind(&mut self) -> Result<(), StorageError> {
+        let count = self.segments.len();
+        let closed = self.segments.iter().rposition(|s| !s.file.is_open());
+        for at in closed.map_or(0, |at| at + 1)..count - 1 {
+            let segment = &mut self.segments[at];
+            if segment.dirty {
+                if count - at <= MOST_OPEN {
+                    break;
+                }
+                if self.options.sync {
+                    let file = segment.file.file();
+                    file.sync().doing("flush", file.path())?;
+                }
+                segment.dirty = false;
+            }
+            let name = segment_name(segment.view.seq);
+            segment.file.close(&self.dir, name);
+        }
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::file::{Dir, File, FlushError, FlushOptions, Flusher, LockError, Map};
+use crate::file::{Dir, File, FileId, FlushError, FlushOptions, Flusher, LockError, Map};
 use crate::source::PAGE;
 
 /// What a disk writes as a whole or not at all, in bytes.
@@ -556,6 +556,11 @@ pub struct MemoryFile {
 impl File for MemoryFile {
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn id(&self) -> io::Result<FileId> {
+        let number = Arc::as_ptr(&self.node).addr() as u64;
+        Ok(FileId { device: 0, number })
     }
 
     fn length(&self) -> io::Result<u64> {

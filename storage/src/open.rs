@@ -261,6 +261,7 @@ fn workshop<D: Dir>(dir: &D, options: &Options, identity: &Identity, next_seq: u
         sync: options.sync,
         next_seq,
         idle: VecDeque::new(),
+        leaving: VecDeque::new(),
         failed: None,
     }
 }

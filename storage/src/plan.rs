@@ -306,7 +306,7 @@ fn read<D: Dir>(
     let end = loop {
         let candidate = &candidates[i];
         at = walk(candidate, at, limit, &mut term_runs)?;
-        let mut source = candidate.source();
+        let mut source = candidate.source()?;
         let mark = source
             .mark(at.offset, candidate.header.seq, incarnation)?
             .filter(|mark| mark.end_index == at.next - 1);
@@ -509,7 +509,7 @@ fn walk<F: File>(
     term_runs: &mut Vec<(u64, u64)>,
 ) -> Result<Walk, StorageError> {
     let view = &candidate.view;
-    let mut source = candidate.source();
+    let mut source = candidate.source()?;
     let mut at = Walk {
         offset: RECORDS_AT,
         why: String::new(),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
+use crate::descriptor::Handle;
 use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File, Map};
 use crate::leisure::at_leisure;
@@ -29,7 +30,8 @@ const MOST_JOBS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Segment<F> {
     pub(crate) view: Arc<View>,
-    pub(crate) file: F,
+    /// Open as long as something is written to it or flushed.
+    pub(crate) file: Handle<F>,
     /// Written since the last flush began.
     pub(crate) dirty: bool,
 }
@@ -59,7 +61,7 @@ impl<F> Spare<F> {
         };
         Segment {
             view: Arc::new(view),
-            file: self.file,
+            file: Handle::Open(self.file),
             dirty: false,
         }
     }
@@ -76,6 +78,8 @@ pub(crate) struct Workshop<D: Dir> {
     /// Number of the next segment; grows for ever.
     pub(crate) next_seq: u64,
     pub(crate) idle: VecDeque<Segment<D::File>>,
+    /// Purged, and there was no descriptor to open their files with: they leave the log before anything else is done.
+    pub(crate) leaving: VecDeque<Segment<D::File>>,
     /// A purge failed. No later one may be carried out (it would leave a hole), and the log hears of
     /// it when it needs a segment.
     pub(crate) failed: Option<StorageError>,
@@ -119,12 +123,14 @@ impl<D: Dir> Workshop<D> {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
         }
+        self.retire_leaving();
         let seq = self.next_seq;
         self.next_seq += 1;
         let name = segment_name(seq);
         let (was_named, map) = match self.unread() {
             Some(Segment { view, file, .. }) => {
                 let view = Arc::into_inner(view).expect("`unread` saw that nobody else holds it");
+                let file = file.get()?;
                 self.write_header(&file, seq)?;
                 // What was let go of in memory meanwhile is read here, and not by an append.
                 file.will_need();
@@ -171,8 +177,23 @@ impl<D: Dir> Workshop<D> {
 
     /// Takes a segment out of the front of the log, durably.
     fn retire(&mut self, segment: Segment<D::File>) {
-        if self.failed.is_none() {
-            self.failed = self.try_retire(segment).err();
+        self.leaving.push_back(segment);
+        self.retire_leaving();
+    }
+
+    /// One by one, in their order.
+    fn retire_leaving(&mut self) {
+        while self.failed.is_none()
+            && let Some(mut segment) = self.leaving.pop_front()
+        {
+            match segment.file.open() {
+                Err(error) if error.is_exhausted() => {
+                    self.leaving.push_front(segment);
+                    return;
+                }
+                Err(error) => self.failed = Some(error),
+                Ok(_) => self.failed = self.try_retire(segment).err(),
+            }
         }
     }
 
@@ -181,7 +202,7 @@ impl<D: Dir> Workshop<D> {
         if segment.view.map.len() as u64 != self.segment_bytes {
             return self.remove(&segment);
         }
-        self.write_header(&segment.file, segment.view.seq)?;
+        self.write_header(segment.file.file(), segment.view.seq)?;
         self.idle.push_back(segment);
         if self.idle.len() > MOST_IDLE {
             // Rather one that somebody still reads: it could not be used again soon.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
 
+use crate::descriptor::Held;
 use crate::disk::{Disk, DiskFile};
 use crate::file::{Dir, FlushOptions, FlushWay, Flusher};
 use crate::flush::DiskFlusher;
@@ -72,7 +73,7 @@ impl Way {
 #[derive(Debug)]
 pub struct Probe {
     _removal: RemovedWhenDropped,
-    file: Arc<File>,
+    file: Arc<Held>,
     by: By,
     /// What is written: a mapping of its own, since direct I/O wants aligned memory.
     bytes: MmapMut,
@@ -151,7 +152,7 @@ impl Probe {
                 By::Dsync
             }
             Way::DirectDsync => {
-                file = Arc::new(open_direct(&removed.0)?);
+                file = Arc::new(Held::new(open_direct(&removed.0)?, None));
                 By::Direct
             }
         };

@@ -90,7 +90,7 @@ pub(crate) fn recover<D: Dir>(
     } = plan;
     let last = at.next - 1;
     let seen = sound_mark.unwrap_or(seen);
-    let segments: VecDeque<_> = keep
+    let mut segments: VecDeque<_> = keep
         .into_iter()
         .map(|c| Segment {
             view: Arc::new(c.view),
@@ -100,6 +100,7 @@ pub(crate) fn recover<D: Dir>(
         .collect();
     for seal in reseal {
         let Segment { view, file, .. } = &segments[seal.segment];
+        let file = file.get()?;
         let mark = Mark {
             kind: MarkKind::Seal,
             end_index: seal.end_index,
@@ -107,31 +108,37 @@ pub(crate) fn recover<D: Dir>(
             seq: view.seq,
             incarnation: identity.incarnation,
         };
-        patch(file, seal.offset, &mark.encode())?;
+        patch(&file, seal.offset, &mark.encode())?;
+        if sync {
+            // Closed and opened again it might not tell of a write that failed.
+            flush(&file)?;
+        }
     }
-    let tail = segments.back().expect("the plan keeps one");
+    let tail = segments.back_mut().expect("the plan keeps one");
+    let file = tail.file.open()?.clone();
+    let tail = tail.view.clone();
     let mark = |flushed_index| Mark {
         kind: MarkKind::Tail,
         end_index: last,
         flushed_index,
-        seq: tail.view.seq,
+        seq: tail.seq,
         incarnation: identity.incarnation,
     };
     if sound_mark.is_none() {
-        patch(&tail.file, at.offset, &mark(seen).encode())?;
+        patch(&file, at.offset, &mark(seen).encode())?;
     }
     let behind = at.offset + MARK_LEN as u64;
-    erase(&tail.view, &tail.file, behind, intent.is_some())?;
+    erase(&tail, &file, behind, intent.is_some())?;
     let mut marked = seen;
     if sync {
         renew(&segments, seen, last)?;
         // Also what looked sound: it may have been in the page cache only.
         for segment in &segments {
-            flush(&segment.file)?;
+            flush(&segment.file.get()?)?;
         }
         if marked != last {
-            write(&tail.file, at.offset, &mark(last).encode())?;
-            flush(&tail.file)?;
+            write(&file, at.offset, &mark(last).encode())?;
+            flush(&file)?;
             marked = last;
         }
     }
@@ -167,6 +174,7 @@ fn renew<F: File>(
         if end_index <= flushed {
             continue;
         }
+        let file = file.get()?;
         let offset_of = |index| match view.seek(index, u64::MAX) {
             Some((found, offset)) if found == index => offset as usize,
             other => panic!(
@@ -187,9 +195,11 @@ fn renew<F: File>(
             bytes.resize(next - at, 0);
             file.read_at(at as u64, &mut bytes)
                 .doing_at("read", file.path(), at as u64)?;
-            write(file, at as u64, &bytes)?;
+            write(&file, at as u64, &bytes)?;
             at = next;
         }
+        // Before it is closed: opened again it might not tell of a write that failed.
+        flush(&file)?;
     }
     Ok(())
 }

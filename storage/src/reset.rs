@@ -77,7 +77,7 @@ impl<D: Dir> Log<D> {
         let segment = self.segments.back_mut().expect("it was just entered");
         if self.options.sync {
             let path = segment.file.path();
-            segment.file.sync().doing("flush", path)?;
+            segment.file.file().sync().doing("flush", path)?;
         }
         segment.dirty = false;
         self.publish_list();
@@ -122,7 +122,7 @@ pub(crate) fn begin_log<D: Dir>(
         seq: segment.view.seq,
         incarnation,
     };
-    let file = &segment.file;
+    let file = segment.file.file();
     file.write_at(0, &header.encode())
         .doing_at("write", file.path(), 0)?;
     file.write_at(RECORDS_AT, &mark.encode())

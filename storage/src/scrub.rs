@@ -12,6 +12,7 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::descriptor::is_exhausted;
 use crate::error::StorageError;
 use crate::file::{Dir, File};
 use crate::heal::Wound;
@@ -92,6 +93,8 @@ enum Wrong {
     Header { offset: u64, detail: String },
     /// It is not where it was: the log has changed.
     Moved,
+    /// It cannot be looked at for the moment: there is no descriptor for it.
+    Later,
 }
 
 impl<D: Dir> Scrub<D> {
@@ -127,7 +130,7 @@ impl<D: Dir> Scrub<D> {
                     self.next = next;
                     progress.bytes += bytes;
                 }
-                Err(Wrong::Moved) => break,
+                Err(Wrong::Moved | Wrong::Later) => break,
                 Err(wrong @ (Wrong::Bytes { .. } | Wrong::Header { .. })) => {
                     let is_header = matches!(wrong, Wrong::Header { .. });
                     let (Wrong::Bytes { offset, detail } | Wrong::Header { offset, detail }) =
@@ -187,7 +190,10 @@ impl<D: Dir> Scrub<D> {
             }
         };
         let name = segment_name(view.seq);
-        let file = self.dir.open(&name).map_err(at(0))?;
+        let file = match self.dir.open(&name) {
+            Err(error) if is_exhausted(&error) => return Err(Wrong::Later),
+            opened => opened.map_err(at(0))?,
+        };
         if closed {
             view.map.unload();
             file.drop_cache();

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::descriptor::Handle;
 use crate::error::{Doing, StorageError};
 use crate::file::{Dir, File};
 use crate::identity::Identity;
@@ -25,13 +26,13 @@ pub(crate) struct Candidate<F> {
     pub(crate) header: SegmentHeader,
     pub(crate) name: String,
     pub(crate) view: View,
-    pub(crate) file: F,
+    pub(crate) file: Handle<F>,
 }
 
 impl<F: File> Candidate<F> {
     /// Its bytes, from the file: a place of the map that the disk does not give back would end the process.
-    pub(crate) fn source(&self) -> Source<F> {
-        Source::new(self.file.clone(), self.header.len)
+    pub(crate) fn source(&self) -> Result<Source<F>, StorageError> {
+        Ok(Source::new(self.file.get()?, self.header.len))
     }
 }
 
@@ -41,7 +42,7 @@ pub(crate) struct Broken<F> {
     pub(crate) name: String,
     /// As its name says.
     pub(crate) seq: u64,
-    file: F,
+    file: Handle<F>,
     len: u64,
     /// What is wrong, and where.
     pub(crate) offset: u64,
@@ -50,8 +51,8 @@ pub(crate) struct Broken<F> {
 
 impl<F: File> Broken<F> {
     /// Its bytes; the records are in there from [`RECORDS_AT`] on, or were.
-    pub(crate) fn source(&self) -> Source<F> {
-        Source::new(self.file.clone(), self.len)
+    pub(crate) fn source(&self) -> Result<Source<F>, StorageError> {
+        Ok(Source::new(self.file.get()?, self.len))
     }
 }
 
@@ -103,6 +104,8 @@ pub(crate) fn survey<D: Dir>(
                 let path = dir.path(&full);
                 let file = dir.open(&full).doing("open", &path)?;
                 let len = file.length().doing("read the length of", &path)?;
+                let mut file = Handle::Open(file);
+                file.close(dir, full.clone());
                 found.broken.push(Broken {
                     name: full,
                     seq,
@@ -159,6 +162,9 @@ pub(crate) fn survey<D: Dir>(
             index: SparseIndex::new(len),
             lease: Arc::default(),
         };
+        // A long log has more segments than the process may have files.
+        let mut file = Handle::Open(file);
+        file.close(dir, full.clone());
         found.candidates.push(Candidate {
             header,
             name: full,

@@ -84,6 +84,9 @@ impl<D: Dir> Log<D> {
             old_tail = self.offset_of(segment.view.base);
         }
 
+        let segment = self.segments.back_mut().expect("a log has a segment");
+        // It may have been closed: the log goes on in it again.
+        segment.file.open()?;
         self.tail = self.offset_of(last_kept + 1);
         let view = &self.segments.back().expect("a log has a segment").view;
         self.last_term = match last_kept.checked_sub(view.base) {
@@ -96,7 +99,7 @@ impl<D: Dir> Log<D> {
         view.index.cut(self.tail);
         self.write_tail(false, &[], last_kept, MarkKind::Tail)?;
         let (file, end) = (
-            &self.segments.back().expect("as above").file,
+            self.segments.back().expect("as above").file.file(),
             old_tail + MARK_LEN as u64,
         );
         let mut at = self.tail + MARK_LEN as u64;
@@ -109,7 +112,7 @@ impl<D: Dir> Log<D> {
         for segment in self.segments.iter_mut().filter(|segment| segment.dirty) {
             if self.options.sync {
                 let path = segment.file.path();
-                segment.file.sync().doing("flush", path)?;
+                segment.file.file().sync().doing("flush", path)?;
             }
             segment.dirty = false;
         }

@@ -10,6 +10,8 @@ mod api;
 mod cluster;
 mod corpus;
 mod counter;
+#[cfg(target_os = "linux")]
+mod descriptors;
 mod faults;
 mod load;
 mod mutants;

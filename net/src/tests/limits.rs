@@ -12,9 +12,18 @@ use crate::hello::REFUSE;
 
 #[test]
 fn without_descriptors_connections_go_on_and_new_ones_wait() {
+    in_its_own_process("out_of_descriptors");
+}
+
+#[test]
+fn when_others_have_taken_all_descriptors_silent_strangers_give_way() {
+    in_its_own_process("strangers_and_others_have_taken_all");
+}
+
+fn in_its_own_process(test: &str) {
     let tests = std::env::current_exe().expect("this process has a file");
     let output = Command::new(tests)
-        .args(["--exact", "tests::limits::out_of_descriptors", "--ignored"])
+        .args(["--exact", &format!("tests::limits::{test}"), "--ignored"])
         .output()
         .expect("it can be run again");
     let text = String::from_utf8_lossy(&output.stdout);
@@ -37,6 +46,7 @@ fn out_of_descriptors() {
         },
     )
     .expect("it may be lowered");
+    world.node(2).net.spare.clear();
     let mut raw = Raw::connect(world.node(2).addr);
     raw.write(&hello_frame(hello(1, 3)));
     let fillers: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
@@ -60,4 +70,39 @@ fn out_of_descriptors() {
     drop(fillers);
     world.pass(Duration::from_millis(150));
     assert_eq!(raw.until_next(&mut world).0, REFUSE.kind, "it is heard");
+}
+
+#[test]
+#[ignore = "takes all descriptors of its process; run by the test above in a process of its own"]
+fn strangers_and_others_have_taken_all() {
+    let mut world = World::connected(2, |config| config.hello_timeout = Duration::from_secs(3600));
+    let limit = getrlimit(Resource::Nofile);
+    let lowered = Rlimit {
+        current: Some(100),
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, lowered).expect("it may be lowered");
+    let spare = world.node(2).net.spare.len();
+    assert_eq!(spare, 2, "one for its peer, one for a stranger");
+    let addr = world.node(2).addr;
+    let mut silent = [Raw::connect(addr), Raw::connect(addr)];
+    let mut raw = Raw::connect(addr);
+    raw.write(&hello_frame(hello(1, 3)));
+    let fillers: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    world.frozen = true;
+    world.until("both are accepted", |w| {
+        w.node(2).net.accept_after.is_some()
+    });
+    // The one that has been silent for longest gives way to who comes next.
+    silent[0].until_ended(&mut world);
+    assert_eq!(
+        raw.next(),
+        None,
+        "not at once: who was accepted may yet say who it is"
+    );
+    // A connection that ends makes room, whatever the time.
+    drop(silent);
+    assert_eq!(raw.until_next(&mut world).0, REFUSE.kind, "it is heard");
+    assert_eq!(world.node(2).downs(1), [], "its peer has noticed nothing");
+    drop(fillers);
 }

@@ -2,6 +2,8 @@
 
 mod anew;
 mod append;
+#[cfg(target_os = "linux")]
+mod descriptors;
 mod faults;
 mod inspect;
 mod mend;
