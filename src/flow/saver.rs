@@ -27,10 +27,12 @@ use crate::flow::scrubber::{News, Rot, Scrubber};
 use crate::flow::shared::{Shared, Stop};
 use crate::fsm::SnapshotWriter;
 use crate::pending::Token;
-use crate::{Config, Index, ProposeError, StateMachine};
+use crate::{Config, Fault, Index, ProposeError, StateMachine};
 
 /// How often a piece of what was pruned is given back: between two the log has its turn.
 const GIVE_BACK_US: u64 = 2_000;
+/// How often the directory is looked for under its path.
+const CHECK_DIRECTORY_US: u64 = 2_000_000;
 
 pub(crate) struct Saver<D: Dir> {
     snapshots: Snapshots<D>,
@@ -49,6 +51,8 @@ pub(crate) struct Saver<D: Dir> {
     rotten: Index,
     /// What the directory held at the start has been looked at.
     begun: bool,
+    /// When the directory is looked for next.
+    check_due_us: u64,
 }
 
 impl<D: Dir> Saver<D> {
@@ -76,6 +80,8 @@ impl<D: Dir> Saver<D> {
             extent,
             pace: Pace::new(config.snapshot_bytes_per_second),
             begun: false,
+            // A medium in memory has no place that it could leave.
+            check_due_us: if D::BACKGROUND { now_us } else { u64::MAX },
         }
     }
 
@@ -91,6 +97,7 @@ impl<D: Dir> Saver<D> {
                     self.recheck(id);
                     return 1;
                 }
+                self.check_directory(now_us);
                 return usize::from(!begun) + self.give_back(now_us) + self.scrub(now_us);
             }
             Some(Job::Take {
@@ -131,6 +138,10 @@ impl<D: Dir> Saver<D> {
         let node = self.shared.id.0;
         match self.scrubber.step(now_us, &self.shared) {
             None => {}
+            Some(News::Missing(path)) => {
+                let what = "it was removed under the running node";
+                self.fail(&format!("segment {} is gone: {what}", path.display()));
+            }
             Some(News::Found(what)) => {
                 tracing::error!(node, "{what}; the peers are asked for it");
                 self.shared.snapshots().rot = Some(what);
@@ -160,7 +171,33 @@ impl<D: Dir> Saver<D> {
         1
     }
 
+    /// A directory that is removed or unmounted under the node takes with it whatever is acknowledged from then on.
+    fn check_directory(&mut self, now_us: u64) {
+        if now_us < self.check_due_us {
+            return;
+        }
+        self.check_due_us = now_us + CHECK_DIRECTORY_US;
+        if let Err(error) = self.snapshots.check_directory() {
+            self.fail(&error.to_string());
+        }
+    }
+
+    /// What is acknowledged from now on would be lost with the process.
+    fn fail(&self, what: &str) {
+        self.shared.fail(Fault::Storage(
+            format!(
+                "{what}; what is acknowledged from now on would be lost with the process. Restore the directory, or its mount, and \
+                 start the node again"
+            )
+            .into(),
+        ));
+    }
+
     pub(crate) fn deadline_us(&self) -> u64 {
+        self.own_deadline_us().min(self.check_due_us)
+    }
+
+    fn own_deadline_us(&self) -> u64 {
         match self.gone.is_empty() {
             true => self.scrubber.due_us(),
             false => self.scrubber.due_us().min(self.gone_due_us),
@@ -211,7 +248,11 @@ impl<D: Dir> Saver<D> {
         if !self.snapshots.list().contains(&id) {
             return; // It was pruned, or set aside, since.
         }
-        let Err(error) = self.read_back(id) else {
+        let read = self.read_back(id);
+        if read.as_ref().is_err_and(StorageError::is_exhausted) {
+            return; // It could not be looked at: that says nothing about it.
+        }
+        let Err(error) = read else {
             tracing::info!(node, "snapshot {id} is sound");
             return;
         };

@@ -8,6 +8,8 @@
 //!
 //! A snapshot that is bad is set aside, and another one taken.
 
+use std::path::PathBuf;
+
 use storage::mend::{Mend, MendError, Mended};
 use storage::scrub::Scrub;
 use storage::{Dir, SnapshotId, Snapshots};
@@ -35,6 +37,8 @@ pub(crate) enum News {
     Found(String),
     /// It is as it was, by what is said here.
     Mended(String),
+    /// A segment of the log has lost its name.
+    Missing(PathBuf),
     /// It stays bad.
     Rot(Rot),
 }
@@ -112,6 +116,9 @@ impl<D: Dir> Scrubber<D> {
             return Some(News::Rot(rot));
         }
         let step = self.log.step(self.step_bytes);
+        if let Some(path) = step.missing {
+            return Some(News::Missing(path));
+        }
         if step.finished {
             self.unread = Some(self.snapshots.list());
             self.mended = None;

@@ -35,6 +35,8 @@ pub struct Disk {
     root: Arc<Path>,
     /// For everything that is opened here, from the moment on at which the directory is locked.
     reserve: Arc<Reserve>,
+    /// The name and the identity of the lock file, once it is locked.
+    locked: Arc<OnceLock<(String, FileId)>>,
 }
 
 impl Disk {
@@ -43,6 +45,7 @@ impl Disk {
         Disk {
             root: root.into().into(),
             reserve: Arc::default(),
+            locked: Arc::default(),
         }
     }
 
@@ -55,6 +58,15 @@ impl Disk {
     fn open_dir(&self, path: &Path) -> io::Result<Held> {
         let dir = self.reserve.open(|| fs::File::open(path))?;
         Ok(Held::new(dir, Some(self.reserve.clone())))
+    }
+}
+
+impl FileId {
+    fn of(metadata: &fs::Metadata) -> FileId {
+        FileId {
+            device: metadata.dev(),
+            number: metadata.ino(),
+        }
     }
 }
 
@@ -196,8 +208,31 @@ impl Dir for Disk {
         }
         file.set_len(0).map_err(LockError::Io)?;
         writeln!(file, "{}", std::process::id()).map_err(LockError::Io)?;
+        let id = FileId::of(&file.metadata().map_err(LockError::Io)?);
+        let _ = self.locked.set((name.to_owned(), id));
         self.reserve.begin(&self.root);
         Ok(DiskLock { file })
+    }
+
+    fn check_place(&self) -> io::Result<()> {
+        let Some((name, id)) = self.locked.get() else {
+            return Ok(());
+        };
+        let gone = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::StaleNetworkFileHandle => Err(error),
+            _ => Ok(()),
+        };
+        match fs::metadata(self.path(name)) {
+            Ok(found) if FileId::of(&found) != *id => {
+                let detail = "another directory, or another file system, has taken its place";
+                return Err(io::Error::other(detail));
+            }
+            Ok(_) => {}
+            Err(error) => return gone(error),
+        }
+        fs::metadata(self.path("log")).map(drop).or_else(gone)
     }
 
     fn flusher(&self, options: &FlushOptions) -> io::Result<DiskFlusher> {
@@ -296,11 +331,7 @@ impl File for DiskFile {
     }
 
     fn id(&self) -> io::Result<FileId> {
-        let metadata = self.file.metadata()?;
-        Ok(FileId {
-            device: metadata.dev(),
-            number: metadata.ino(),
-        })
+        Ok(FileId::of(&self.file.metadata()?))
     }
 
     fn length(&self) -> io::Result<u64> {

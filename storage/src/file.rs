@@ -60,6 +60,15 @@ pub trait Dir: Clone + Send + Sync + 'static {
     /// Takes the lock `name`, or says who has it (`Err(Ok(pid))`, the pid when known).
     fn lock(&self, name: &str) -> Result<Self::Lock, LockError>;
 
+    /// Whether the directory that was locked is still to be found under its path, with its log: what is written to files that
+    /// have no name any more is lost with the process.
+    ///
+    /// # Errors
+    /// It is not. An error that says nothing about that is none here.
+    fn check_place(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Starts what flushes the files of this directory.
     fn flusher(&self, options: &FlushOptions) -> io::Result<Self::Flusher>;
 

@@ -10,6 +10,7 @@
 //! if, afterwards, the list still has the segment, the record is still published and no truncation began since before it was read.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::descriptor::is_exhausted;
@@ -65,6 +66,8 @@ pub struct Progress {
     /// The node must not vouch for the record before that. A start with [`crate::Options::heal`] heals it too: it cuts the
     /// log off there and has the rest sent again.
     pub bad: Option<Wound>,
+    /// A segment of the log has lost its name: its records are lost with the process.
+    pub missing: Option<PathBuf>,
     /// The pass is over; the next step begins another one at the front.
     pub finished: bool,
 }
@@ -91,6 +94,8 @@ enum Wrong {
     Bytes { offset: u64, detail: String },
     /// The header of the segment is bad.
     Header { offset: u64, detail: String },
+    /// The segment's file has no name any more.
+    Missing,
     /// It is not where it was: the log has changed.
     Moved,
     /// It cannot be looked at for the moment: there is no descriptor for it.
@@ -131,6 +136,12 @@ impl<D: Dir> Scrub<D> {
                     progress.bytes += bytes;
                 }
                 Err(Wrong::Moved | Wrong::Later) => break,
+                Err(Wrong::Missing) => {
+                    if self.is_bad(&view, truncations) {
+                        progress.missing = Some(self.dir.path(&segment_name(view.seq)));
+                    }
+                    break;
+                }
                 Err(wrong @ (Wrong::Bytes { .. } | Wrong::Header { .. })) => {
                     let is_header = matches!(wrong, Wrong::Header { .. });
                     let (Wrong::Bytes { offset, detail } | Wrong::Header { offset, detail }) =
@@ -192,6 +203,7 @@ impl<D: Dir> Scrub<D> {
         let name = segment_name(view.seq);
         let file = match self.dir.open(&name) {
             Err(error) if is_exhausted(&error) => return Err(Wrong::Later),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Wrong::Missing),
             opened => opened.map_err(at(0))?,
         };
         if closed {

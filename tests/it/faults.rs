@@ -333,3 +333,46 @@ fn a_cluster_of_five_bears_two_dead() {
     let alive = cluster.running()[0];
     check(&tally, cluster.get(alive, "a"));
 }
+
+#[test]
+fn a_node_whose_directory_disappears_stops_and_says_so() {
+    let mut cluster = Cluster::start(3);
+    assert_eq!(cluster.incr(1, "a"), 1);
+    cluster.until_equal();
+    // Removed, and moved away with another one in its place.
+    let (removed, replaced) = (1, 2);
+    std::fs::remove_dir_all(cluster.data(removed)).expect("removed");
+    let aside = cluster.path().join("aside");
+    std::fs::rename(cluster.data(replaced), &aside).expect("moved away");
+    std::fs::create_dir_all(cluster.data(replaced).join("group-0/log")).expect("made");
+    for id in [removed, replaced] {
+        let status = cluster.until_exit(id);
+        assert!(!status.success(), "{status}");
+        let log = cluster.log(id);
+        assert!(
+            log.contains("would be lost with the process") && log.contains("group-0"),
+            "{log}"
+        );
+    }
+    // With its directory it goes on, and the two have what was acknowledged.
+    std::fs::remove_dir_all(cluster.data(replaced)).expect("removed");
+    std::fs::rename(&aside, cluster.data(replaced)).expect("moved back");
+    cluster.start_one(replaced);
+    cluster.until_leader_of(&[replaced, 3]);
+    assert_eq!(cluster.get(3, "a"), 1);
+}
+
+#[test]
+fn a_node_whose_segment_disappears_stops_when_its_scrub_finds_out() {
+    let mut cluster = Cluster::prepare(1);
+    cluster.set_args(1, &["--scrub-every", "1s"]);
+    cluster.start_one(1);
+    cluster.until_leader();
+    assert_eq!(cluster.incr(1, "a"), 1);
+    let log = cluster.data(1).join("group-0/log");
+    std::fs::remove_file(log.join("0000000000000001.seg")).expect("it is in use");
+    let status = cluster.until_exit(1);
+    assert!(!status.success(), "{status}");
+    let said = cluster.log(1);
+    assert!(said.contains("0000000000000001.seg is gone"), "{said}");
+}

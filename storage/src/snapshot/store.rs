@@ -183,6 +183,15 @@ impl<D: Dir> Snapshots<D> {
         Snapshots { shared }
     }
 
+    /// Whether the directory of the log and its snapshots is still to be found under its path.
+    ///
+    /// # Errors
+    /// It was removed, unmounted or replaced: what is acknowledged from now on would be lost with the process.
+    pub fn check_directory(&self) -> Result<(), StorageError> {
+        let path = self.shared.path("");
+        self.shared.dir.check_place().doing("find", &path)
+    }
+
     /// The newest that is whole and durable.
     pub fn newest(&self) -> Option<SnapshotId> {
         self.shared.shelf().whole.last().copied()
