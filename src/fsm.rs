@@ -13,6 +13,10 @@ use crate::{Index, NodeId, Term};
 /// Every method runs on the apply stage, one call at a time. What `apply` does may depend on the commands, their
 /// [`Entry`] and the state alone: never on the node, the clock, randomness or the order of a hash map.
 ///
+/// A method that takes long delays what waits for this stage: commands, reads and snapshots on this node, which are answered
+/// `Unknown` after `Config::proposal_timeout`. Heartbeats and votes go on, unless [`Threads::Shared`](crate::Threads::Shared) was
+/// chosen or the node is driven. None may wait for its own node: [`ProposeError::WouldDeadlock`](crate::ProposeError).
+///
 /// A panic or an error in any of these stops the node in an error state ([`Fault::StateMachine`](crate::Fault));
 /// the command is never applied a second time by this process. So check a command fully *before* it is proposed.
 pub trait StateMachine: Send + 'static {

@@ -631,21 +631,28 @@ impl Pending {
     }
 
     /// Waits for the answer. It comes in the end: `Config::proposal_timeout` bounds every request, whatever the state machine
-    /// does. On a thread of the node itself - in the state machine, a callback, a `notify` - there is nothing to wait for: what
-    /// is not answered yet is `WouldDeadlock` at once, and still under way.
+    /// does. On a thread of the node itself - in the state machine, a callback, a waker, a `notify` - nobody waits: it is
+    /// `WouldDeadlock` at once, and still under way.
     ///
     /// # Errors
     /// See [`ProposeError`]; only `Unknown` and `WouldDeadlock` may have been applied.
     pub fn wait(mut self) -> Result<Reply, ProposeError> {
+        if self.table.is_own_thread() {
+            return Err(ProposeError::WouldDeadlock);
+        }
         self.block_until(None)
             .expect("without a deadline the answer is there")
     }
 
-    /// As [`wait`](Pending::wait), no longer than `limit`: any `Duration` is one, and `Duration::MAX` has no end.
+    /// As [`wait`](Pending::wait), no longer than `limit`: any `Duration` is one, and `Duration::MAX` has no end. With none at
+    /// all it only looks, on any thread.
     ///
     /// # Errors
     /// The request itself is given back when the time is over: it is still under way.
     pub fn wait_timeout(mut self, limit: Duration) -> Result<Result<Reply, ProposeError>, Self> {
+        if !limit.is_zero() && self.table.is_own_thread() {
+            return Ok(Err(ProposeError::WouldDeadlock));
+        }
         match self.block_until(deadline(limit)) {
             Some(result) => Ok(result),
             None => Err(self),
@@ -655,9 +662,6 @@ impl Pending {
     fn block_until(&mut self, deadline: Option<Instant>) -> Option<Result<Reply, ProposeError>> {
         if let Some(result) = self.try_take() {
             return Some(result);
-        }
-        if self.table.is_own_thread() {
-            return Some(Err(ProposeError::WouldDeadlock));
         }
         THREAD_WAKER.with(|waker| {
             loop {
@@ -676,7 +680,8 @@ impl Pending {
     }
 
     /// Runs `callback` with the answer: on the reply stage, or right here if the answer is there already. It should
-    /// be short; a panic in it is caught and logged.
+    /// be short - other callbacks, and with [`Threads::Shared`](crate::Threads::Shared) the whole node, wait for it - and cannot
+    /// wait for the node; a panic in it is caught and logged.
     pub fn then(mut self, callback: impl FnOnce(Result<Reply, ProposeError>) + Send + 'static) {
         self.taken = true; // From here on the slot is the callback's.
         Arc::new(RunOnce {

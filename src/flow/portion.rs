@@ -1,8 +1,8 @@
 //! How much of the log is applied at a time, so that a slow state machine keeps nobody waiting but its own callers.
 //!
-//! Where all stages share a thread, nothing else happens while the state machine works: no heartbeat is sent and none is
-//! heard. How long a command takes is known only afterwards, so a call covers little at first, and as much more as those
-//! before it were fast. What cannot be helped is a single command that takes long: it has the thread until it is done.
+//! While the state machine works its thread does nothing else: no read is answered, and where all stages share that thread
+//! (`Threads::Shared`, a driven node) no heartbeat is sent and none is heard. How long a command takes is known only
+//! afterwards, so a call covers little at first, and as much more as those before it were fast. What cannot be helped is a single command that takes long: it has the thread until it is done.
 
 /// A call that took less than half of this may cover more, one that took longer covers less. A turn ends when its calls
 /// together took that long. It is well below the shortest election timeout.
