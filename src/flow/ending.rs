@@ -2,7 +2,7 @@
 //!
 //! A thread leaves in two steps, each under the lock: it has let go of what it holds (directory, sockets, state machine); then
 //! the last one on an entry's way answers what is left; and only then it is off the list, and those who wait go on. Those beside
-//! that way (saver, transfer) answer nothing, so no request waits for them.
+//! that way (limits, saver, transfer) are not waited for by any request.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

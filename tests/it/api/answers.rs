@@ -382,6 +382,8 @@ fn handles_outlive_their_node() {
             .map(|_| node.propose(b"x").expect("it is taken"))
             .collect();
         gate.open();
+        // What consensus has not taken when the node is asked to leave is refused.
+        until("all four are applied", || journal.count() >= 4);
         let session = Session::open([node.clone()], Duration::from_millis(50));
         assert!(session.is_err(), "the machine knows no sessions");
         node.shutdown().expect("it leaves in order");
