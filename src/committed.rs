@@ -26,7 +26,7 @@ pub struct Committed {
 }
 
 /// Why a committed entry cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadCommittedError {
     /// A snapshot stands for it, and the log begins later.
@@ -63,6 +63,13 @@ impl fmt::Display for ReadCommittedError {
             }
             Self::Damaged { detail } => write!(f, "damaged in the log: {detail}"),
         }
+    }
+}
+
+/// The sentence: a `main` that returns it prints this.
+impl fmt::Debug for ReadCommittedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::NodeId;
 ///
 /// Every variant but [`Unknown`](ProposeError::Unknown) and [`WouldDeadlock`](ProposeError::WouldDeadlock) means that the command is not applied and never will be;
 /// [`definitely_not_applied`](ProposeError::definitely_not_applied) says so.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProposeError {
     /// This node does not lead and the call asked for a leader, or no leader is known. Nothing was appended.
@@ -104,10 +104,16 @@ impl fmt::Display for ProposeError {
     }
 }
 
+/// The sentence: a `main` that returns it prints this.
+impl fmt::Debug for ProposeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl std::error::Error for ProposeError {}
 
 /// Why a node did not start.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {
     /// A field of the configuration, or the relation of two, cannot be.
@@ -129,10 +135,21 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(what) => write!(f, "configuration: {what}"),
+            Self::Storage(error @ storage::StorageError::Corrupt { .. }) => write!(
+                f,
+                "{error}; `ringraft log verify` shows what is left, and docs/operating.md says what to do with peers and without"
+            ),
             Self::Storage(error) => write!(f, "{error}"),
             Self::Io { what, source } => write!(f, "{what}: {source}"),
             Self::StateMachine(what) => write!(f, "state machine: {what}"),
         }
+    }
+}
+
+/// The sentence: a `main` that returns it prints this.
+impl fmt::Debug for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -153,7 +170,7 @@ impl From<storage::StorageError> for StartError {
 }
 
 /// Why a running node stopped promising. Final for this process: nothing is retried as if it had not happened.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum Fault {
     /// A write or a flush failed; the text names the file, the offset and the cause.
@@ -178,10 +195,17 @@ impl fmt::Display for Fault {
     }
 }
 
+/// The sentence: a `main` that returns it prints this.
+impl fmt::Debug for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl std::error::Error for Fault {}
 
 /// Why [`Node::shutdown`](crate::Node::shutdown) was not, or not yet, an end in order.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum ShutdownError {
     /// The node has ended: by this fault, or it came up in leaving.
@@ -224,11 +248,40 @@ impl fmt::Display for ShutdownError {
     }
 }
 
+/// The sentence: a `main` that returns it prints this.
+impl fmt::Debug for ShutdownError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl std::error::Error for ShutdownError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Fault(fault) => Some(fault),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_told_without_advice_that_holds_for_some_only() {
+        let damaged = StartError::Storage(storage::StorageError::Corrupt {
+            path: "/data/log".into(),
+            offset: 7,
+            index: Some(3),
+            detail: "a bad checksum".into(),
+        });
+        let text = damaged.to_string();
+        assert!(
+            text.contains("index 3") && text.contains("docs/operating.md"),
+            "{text}"
+        );
+        assert!(!text.contains("from its peers"), "{text}");
+        assert_eq!(format!("{damaged:?}"), text);
     }
 }

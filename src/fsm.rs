@@ -237,6 +237,14 @@ impl<'a> Batch<'a> {
         Lend::snapshot_here(self);
     }
 
+    /// The index of the command that was taken last; 0: none was.
+    pub(crate) fn taken(&self) -> Index {
+        match &self.0 {
+            Source::Log(log) => log.last,
+            Source::Lent(_) => 0,
+        }
+    }
+
     /// Ends a batch of the log.
     pub(crate) fn finish(self) -> Taken {
         match self.0 {

@@ -226,8 +226,12 @@ impl<B: AsRef<[u8]>> Net<B> {
             replaces: hello.replaces,
         });
         self.wake_by(self.now + self.config.keepalive);
-        let (node, incarnation) = (self.config.node_id, hello.incarnation);
-        tracing::info!(node, peer = id, remote = %conn.remote, incarnation, "connected");
+        let peer = find(&mut self.peers, id).expect("it was there a moment ago");
+        if let Some(suppressed) = peer.quiet_ups.pass(self.now) {
+            let node = self.config.node_id;
+            let incarnation = format_args!("{:#x}", hello.incarnation);
+            tracing::info!(node, peer = id, remote = %conn.remote, incarnation, suppressed, "connected");
+        }
     }
 
     /// The one at the other end may not stay: it is told why, and no longer counts as the
@@ -338,9 +342,11 @@ impl<B: AsRef<[u8]>> Net<B> {
         peer.dial_at = Some(again);
         if reason.is_crossing() {
             tracing::debug!(node, peer = id, %reason, "not connected");
-        } else if reason.is_expected() {
-            tracing::info!(node, peer = id, %reason, "disconnected");
         } else if let Some(suppressed) = peer.quiet.pass(now) {
+            if reason.is_expected() {
+                tracing::info!(node, peer = id, %reason, suppressed, "disconnected");
+                return self.wake_by(again);
+            }
             let addr = &peer.place;
             tracing::warn!(node, peer = id, %addr, %reason, suppressed, "not connected");
         }

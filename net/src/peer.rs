@@ -24,7 +24,10 @@ pub(crate) struct Peer<B> {
     pub(crate) backoff: Backoff,
     pub(crate) out: Outbox<B>,
     pub(crate) stats: Stats,
+    /// Warnings about it.
     pub(crate) quiet: Quiet,
+    /// Words that it is connected: it may come up and be lost again all the time.
+    pub(crate) quiet_ups: Quiet,
 }
 
 impl<B: AsRef<[u8]>> Peer<B> {
@@ -43,6 +46,7 @@ impl<B: AsRef<[u8]>> Peer<B> {
             ),
             stats: Stats::default(),
             quiet: Quiet::default(),
+            quiet_ups: Quiet::default(),
         }
     }
 }
@@ -81,6 +85,8 @@ impl Backoff {
 pub(crate) struct Quiet {
     last: Option<Instant>,
     suppressed: u64,
+    #[cfg(test)]
+    pub(crate) passed: u64,
 }
 
 impl Quiet {
@@ -91,6 +97,10 @@ impl Quiet {
             return None;
         }
         self.last = Some(now);
+        #[cfg(test)]
+        {
+            self.passed += 1;
+        }
         Some(std::mem::take(&mut self.suppressed))
     }
 }

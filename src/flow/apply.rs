@@ -252,16 +252,20 @@ impl Apply {
         let machine = here(&mut self.machine);
         let outcome = catch_unwind(AssertUnwindSafe(|| machine.apply(&mut batch)));
         let after = self.applied;
+        let at = match batch.taken() {
+            0 => format!("before it took the command at index {}", after + 1),
+            taken => format!("at index {taken}"),
+        };
         match outcome {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 return Err(machine_fault(&format!(
-                    "apply returned an error after index {after}: {error}"
+                    "apply returned an error {at}: {error}"
                 )));
             }
             Err(panic) => {
                 return Err(machine_fault(&format!(
-                    "apply panicked after index {after}: {}",
+                    "apply panicked {at}: {}",
                     text(&*panic)
                 )));
             }
@@ -387,7 +391,8 @@ impl Apply {
                 if caller.is_none() && self.shared.snapshots().rot.is_some() {
                     tracing::warn!(
                         node = self.shared.id.0,
-                        "no snapshot can take the place of what was found bad ({error}): restart the node, and it gets it from its peers"
+                        "no snapshot can take the place of what was found bad ({error}); {}",
+                        self.shared.advice_on_rot()
                     );
                 }
                 self.shared.desk.unwant();

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use storage::{Dir, Log, Recovered, SnapshotMeta};
 
+use crate::flow::guard::text;
 use crate::flow::saver;
 use crate::wire;
 use crate::{Config, Index, StateMachine};
@@ -18,7 +19,7 @@ pub(crate) fn begin<D: Dir>(
     let own = match catch_unwind(AssertUnwindSafe(|| machine.open())) {
         Ok(Ok(own)) => own,
         Ok(Err(error)) => return Err(format!("open returned an error: {error}")),
-        Err(_) => return Err("open panicked; its message is above".into()),
+        Err(panic) => return Err(format!("open panicked: {}", text(&*panic))),
     };
     let (first, last) = (recovered.first_index, recovered.last_index);
     let covers = own + 1 >= first;
@@ -30,8 +31,14 @@ pub(crate) fn begin<D: Dir>(
         }
         _ if !covers => Err(format!(
             "it has applied everything up to {own}, but the log begins with {first}, and there is no snapshot: what is \
-             between is gone here; empty the directories of the node's log and of its state, and it gets all of it from \
-             its peers under a new node id"
+             between is gone here; {}",
+            match config.members.len() {
+                1 =>
+                    "restore both directories, of its log and of its state, from backups of the same time",
+                _ =>
+                    "empty the directories of the node's log and of its state, and it gets all of it from its peers under a new \
+                     node id",
+            }
         )),
         _ if own > last && recovered.heal.is_none() => Err(format!(
             "it has applied everything up to {own}, but the log ends with {last}: one of the two directories is not \

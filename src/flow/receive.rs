@@ -112,7 +112,12 @@ impl Inbound {
                 incarnation,
                 replaces,
             } => {
-                tracing::debug!(node = self.shared.id.0, peer, incarnation, "peer is up");
+                tracing::debug!(
+                    node = self.shared.id.0,
+                    peer,
+                    incarnation = format_args!("{incarnation:#x}"),
+                    "peer is up"
+                );
                 if !self.met(peer, incarnation, replaces) {
                     return Handled::Taken;
                 }

@@ -22,6 +22,7 @@ use storage::{
 
 use crate::flow::clock::Clock;
 use crate::flow::desk::{Job, Returned};
+use crate::flow::guard::text;
 use crate::flow::rings::advance;
 use crate::flow::scrubber::{News, Rot, Scrubber};
 use crate::flow::shared::{Shared, Stop};
@@ -156,7 +157,8 @@ impl<D: Dir> Saver<D> {
             Some(News::Rot(Rot { upto, what })) => {
                 tracing::error!(
                     node,
-                    "{what}; a snapshot takes its place, or restart the node and it gets it from its peers"
+                    "{what}; a snapshot takes its place, or else: {}",
+                    self.shared.advice_on_rot()
                 );
                 self.shared.repairs().last = Some(what.clone());
                 self.shared.snapshots().rot = Some(what);
@@ -219,8 +221,12 @@ impl<D: Dir> Saver<D> {
             shared: &self.shared,
             written: 0,
         };
-        catch_unwind(AssertUnwindSafe(|| writer(&mut out)))
-            .unwrap_or_else(|_| Err(io::Error::other("the snapshot writer panicked")))?;
+        catch_unwind(AssertUnwindSafe(|| writer(&mut out))).unwrap_or_else(|panic| {
+            let text = text(&*panic);
+            Err(io::Error::other(format!(
+                "the snapshot writer panicked: {text}"
+            )))
+        })?;
         let Paced { file, .. } = out;
         let id = file.finish().map_err(io::Error::other)?;
         if let Err(error) = self.read_back(id) {
@@ -375,7 +381,10 @@ pub(crate) fn restore<D: Dir, R: Read>(
         Ok(Err(error)) => Err(format!(
             "restore of snapshot {id} returned an error: {error}"
         )),
-        Err(_) => Err(format!("restore of snapshot {id} panicked")),
+        Err(panic) => Err(format!(
+            "restore of snapshot {id} panicked: {}",
+            text(&*panic)
+        )),
     }
 }
 

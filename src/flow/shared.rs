@@ -151,6 +151,17 @@ impl Shared {
         let _ = self.exclusion.set(exclusion);
     }
 
+    /// What helps against something bad on the disk that no snapshot has taken the place of.
+    pub(crate) fn advice_on_rot(&self) -> &'static str {
+        match self.peer_status().is_empty() {
+            true => {
+                "keep the node running until a snapshot is taken: without peers it does not start again with what is bad, and \
+                 a backup is needed (docs/operating.md)"
+            }
+            false => "restart the node, and it gets it from its peers",
+        }
+    }
+
     pub(crate) fn exclusion(&self) -> Option<&Exclusion> {
         self.exclusion.get()
     }

@@ -89,7 +89,7 @@ pub struct Session {
 }
 
 /// Why a command of a session has no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionError {
     /// There is no such session any more; this try was not applied. The client opens a new one.
@@ -125,6 +125,13 @@ impl fmt::Display for SessionError {
             Self::Refused(error) => write!(f, "not applied: {error}"),
             Self::Confused(what) => write!(f, "a session cannot be answered so: {what}"),
         }
+    }
+}
+
+/// The sentence: a `main` that returns it prints this.
+impl fmt::Debug for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{fmt, io};
 
 /// An error of the storage. It is `Clone`, because a log that failed once gives the same answer to
 /// every later call.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum StorageError {
     /// The system refused or failed an operation. A failed write or flush is final for this process:
@@ -49,8 +49,8 @@ pub enum StorageError {
         /// The version this build reads.
         supported: u32,
     },
-    /// Something that had been made durable is damaged or missing. Nothing was changed; this node
-    /// must be repaired from its peers.
+    /// Something that had been made durable is damaged or missing. Nothing was changed; a node with
+    /// peers can be repaired from them, one without needs a backup.
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -172,14 +172,21 @@ impl fmt::Display for StorageError {
                 Ok(())
             }
             StorageError::Locked { path, holder } => {
-                write!(
-                    f,
-                    "directory {} is in use by another process",
-                    path.display()
-                )?;
+                let path = path.display();
                 match holder {
-                    Some(pid) => write!(f, " (pid {pid})"),
-                    None => Ok(()),
+                    // A process in another container may have the same number.
+                    Some(pid) if *pid == std::process::id() => write!(
+                        f,
+                        "directory {path} is in use by this process already (pid {pid}, or one of that number in \
+                         another container): a node of it has not been shut down"
+                    ),
+                    Some(pid) => {
+                        write!(
+                            f,
+                            "directory {path} is in use by another process (pid {pid})"
+                        )
+                    }
+                    None => write!(f, "directory {path} is in use by another process"),
                 }
             }
             StorageError::Foreign {
@@ -187,12 +194,20 @@ impl fmt::Display for StorageError {
                 what,
                 found,
                 expected,
-            } => write!(
-                f,
-                "{} belongs to {what} {found:#x}, this node was started for {what} {expected:#x}; \
-                 is the directory the right one?",
-                path.display()
-            ),
+            } => {
+                // Clusters are named in hexadecimal everywhere, groups and nodes in decimal.
+                let of = |id: &u64| match *what {
+                    "cluster" => format!("{id:#x}"),
+                    _ => id.to_string(),
+                };
+                write!(
+                    f,
+                    "{} belongs to {what} {}, this node was started for {what} {}; is the directory the right one?",
+                    path.display(),
+                    of(found),
+                    of(expected)
+                )
+            }
             StorageError::Version {
                 path,
                 found,
@@ -212,10 +227,7 @@ impl fmt::Display for StorageError {
                 if let Some(index) = index {
                     write!(f, ", index {index}")?;
                 }
-                write!(
-                    f,
-                    ": {detail}; nothing was changed, repair this node from its peers"
-                )
+                write!(f, ": {detail}; nothing was changed")
             }
             StorageError::Snapshot {
                 path,
@@ -230,6 +242,13 @@ impl fmt::Display for StorageError {
             }
             StorageError::Config(detail) => write!(f, "storage options: {detail}"),
         }
+    }
+}
+
+/// The sentence: a `main` that returns it prints this.
+impl fmt::Debug for StorageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -163,6 +163,19 @@ fn a_node_that_restarts_with_another_directory_is_refused_and_told_why() {
 }
 
 #[test]
+fn a_peer_that_comes_up_and_is_lost_all_the_time_does_not_fill_the_log() {
+    let mut world = World::of(2, |_| {});
+    // Node 2 takes node 1 in, which refuses it then: up and down with each attempt.
+    world.node(1).net.incarnations.insert(2, 9999);
+    world.until("it is refused", |w| w.node(2).downs(1).len() >= 2);
+    world.pass(Duration::from_secs(60));
+    let ups = world.node(2).ups(1);
+    let lines = world.node(2).net.peers[0].quiet_ups.passed;
+    assert!(ups > 60, "it came up {ups} times");
+    assert!((1..=14).contains(&lines), "{lines} lines in a minute");
+}
+
+#[test]
 fn a_node_that_says_that_it_has_lost_its_directory_takes_the_place_of_the_old_one() {
     for (wiped, other) in [(1, 2), (2, 1)] {
         let mut world = World::connected(2, |_| {});

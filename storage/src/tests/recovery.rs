@@ -479,7 +479,8 @@ fn a_second_log_on_the_directory() {
     let error = try_open(&disk).map(|_| ()).expect_err("locked");
     let pid = std::process::id();
     let expected = format!(
-        "directory {} is in use by another process (pid {pid})",
+        "directory {} is in use by this process already (pid {pid}, or one of that number in another container): a node of it \
+         has not been shut down",
         dir.path().display()
     );
     assert_eq!(error.to_string(), expected);

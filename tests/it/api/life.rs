@@ -1,12 +1,14 @@
 //! Beginning and end of a node: faults of the state machine, shutdown, restart, leadership, an embedder's own loop.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ringraft::{
-    Config, Consistency, Fault, Member, Node, NodeId, ProposeError, Role, ShutdownError, Threads,
+    Batch, Config, Consistency, Fault, Member, Node, NodeId, ProposeError, Role, ShutdownError,
+    SnapshotWriter, StateMachine, Threads,
 };
 
 use crate::api::{
@@ -36,7 +38,9 @@ fn a_state_machine_that_fails_stops_its_node_and_everybody_hears() {
             let text = fault.to_string();
             assert!(matches!(fault, Fault::StateMachine(_)), "{text}");
             assert!(
-                text.contains(says) && text.contains("the command said so"),
+                text.contains(says)
+                    && text.contains("the command said so")
+                    && text.contains("at index 3"),
                 "{text}"
             );
             assert_eq!(number(&answer(before).expect("it was applied before")), 1);
@@ -71,6 +75,88 @@ fn a_limit_of_any_length_is_a_limit() {
         };
         let read = node.read(b"", how).expect("it is taken");
         assert!(answer(read).is_ok());
+    }
+}
+
+/// A machine whose snapshots go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Touchy {
+    Well,
+    Writing,
+    Restoring,
+    Opening,
+}
+
+impl StateMachine for Touchy {
+    fn apply(&mut self, batch: &mut Batch<'_>) -> std::io::Result<()> {
+        while batch.next().is_some() {}
+        Ok(())
+    }
+
+    fn query(&self, _: &[u8], _: &mut Vec<u8>) {}
+
+    fn open(&mut self) -> std::io::Result<u64> {
+        assert_ne!(*self, Self::Opening, "the door is stuck");
+        Ok(0)
+    }
+
+    fn snapshot(&mut self) -> std::io::Result<SnapshotWriter> {
+        let how = *self;
+        Ok(Box::new(move |to| {
+            assert_ne!(how, Self::Writing, "there is no ink");
+            to.write_all(b"state")
+        }))
+    }
+
+    fn restore(&mut self, from: &mut dyn std::io::Read) -> std::io::Result<()> {
+        assert_ne!(*self, Self::Restoring, "a page is torn");
+        std::io::copy(from, &mut std::io::sink()).map(drop)
+    }
+}
+
+#[test]
+fn errors_are_sentences_that_keep_what_a_panic_said() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let start = |machine: Touchy| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let addr = listener.local_addr().expect("it is bound").to_string();
+        let members = vec![Member {
+            id: NodeId(1),
+            addr,
+        }];
+        let config = Config {
+            cluster_id: Some(7), // Each start has another port.
+            ..Config::new(NodeId(1), dir.path(), members)
+        };
+        Node::start_on(listener, small(config), machine)
+    };
+    let node = start(Touchy::Writing).expect("the node starts");
+    until("it leads", || node.status().role == Role::Leader);
+    commit(&node, b"x");
+    let refused = answer(node.snapshot().expect("it is taken")).expect_err("it panics");
+    assert_eq!(refused, ProposeError::NoSnapshot);
+    let trouble = node.status().snapshot.trouble.expect("it says why");
+    assert!(trouble.contains("there is no ink"), "{trouble}");
+    let twice = start(Touchy::Well).expect_err("it is in use");
+    assert!(
+        twice.to_string().contains("by this process already"),
+        "{twice}"
+    );
+    node.shutdown().expect("it leaves in order");
+    drop(node);
+
+    let node = start(Touchy::Well).expect("the node starts");
+    until("it leads", || node.status().role == Role::Leader);
+    answer(node.snapshot().expect("it is taken")).expect("it is written");
+    node.shutdown().expect("it leaves in order");
+    for (machine, says) in [
+        (Touchy::Restoring, "a page is torn"),
+        (Touchy::Opening, "the door is stuck"),
+    ] {
+        let error = start(machine).expect_err("it does not start");
+        assert!(error.to_string().contains(says), "{error}");
+        // What `main() -> Result<(), Box<dyn Error>>` prints.
+        assert_eq!(format!("{error:?}"), error.to_string());
     }
 }
 
