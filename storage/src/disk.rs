@@ -29,6 +29,33 @@ use crate::flush::DiskFlusher;
 /// the flush of a running log never queues behind a whole segment.
 const ZERO_CHUNK: usize = 1 << 20;
 
+/// How often a call that signals interrupt is made again at the most: more in a row are no chance, but a fault.
+const MOST_INTERRUPTIONS: usize = 1000;
+
+/// Makes a call again that a signal interrupted before it had done anything (`docs/operating.md` has the policy for all calls).
+/// The standard library does so itself for those that it makes, flushes among them.
+pub(crate) fn uninterrupted<T>(
+    mut call: impl FnMut() -> rustix::io::Result<T>,
+) -> rustix::io::Result<T> {
+    for _ in 0..MOST_INTERRUPTIONS {
+        match call() {
+            Err(Errno::INTR) => {}
+            outcome => return outcome,
+        }
+    }
+    call()
+}
+
+/// Allocates the space of a new file. Where the call does not come to an end, the zeros that are written next allocate as well:
+/// a timer whose signals come faster than a large allocation is done would interrupt it every time.
+#[cfg(target_os = "linux")]
+fn allocate(call: impl FnMut() -> rustix::io::Result<()>) -> io::Result<()> {
+    match uninterrupted(call) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// A directory of a file system.
 #[derive(Clone, Debug)]
 pub struct Disk {
@@ -131,11 +158,10 @@ impl Dir for Disk {
         let file = &made.file;
         // Space for all of it first: a full disk shows here, before anything is written.
         #[cfg(target_os = "linux")]
-        match rustix::fs::fallocate(&**file, rustix::fs::FallocateFlags::empty(), 0, len) {
-            // A file system without the call: the zeros below allocate just as well.
-            Ok(()) | Err(Errno::OPNOTSUPP) => {}
-            Err(e) => return Err(e.into()),
-        }
+        allocate(|| {
+            let flags = rustix::fs::FallocateFlags::empty();
+            rustix::fs::fallocate(&**file, flags, 0, len)
+        })?;
         // Allocated but never written extents make every later flush a journal commit, so write them.
         let zeros = vec![0; ZERO_CHUNK.min(len as usize)];
         let mut at = 0;
@@ -196,7 +222,7 @@ impl Dir for Disk {
         let mut open = OpenOptions::new();
         let open = open.read(true).write(true).create(true).truncate(false);
         let mut file = open.open(self.path(name)).map_err(LockError::Io)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match uninterrupted(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
             Ok(()) => {}
             Err(e) if e == Errno::WOULDBLOCK => {
                 let mut pid = String::new();
@@ -282,7 +308,8 @@ impl DiskFile {
             let same = format!("/proc/self/fd/{}", self.file.as_raw_fd());
             let open = || {
                 let how = how | OFlags::DIRECT | OFlags::CLOEXEC;
-                Ok(rustix::fs::open(&same, how, Mode::empty())?.into())
+                let file = uninterrupted(|| rustix::fs::open(&same, how, Mode::empty()))?;
+                Ok(file.into())
             };
             let file = match &self.reserve {
                 Some(reserve) => reserve.open(open),
@@ -491,6 +518,37 @@ mod tests {
         assert_eq!(refused.expect("it has another way"), 0);
         let failed = file.past_cache(0, (0, len), |_, _, _| Err(Errno::IO));
         failed.expect_err("the medium failed");
+    }
+
+    #[test]
+    fn what_a_signal_interrupts_is_done_again_and_what_fails_is_not() {
+        let mut calls = 0;
+        let outcome = uninterrupted(|| {
+            calls += 1;
+            if calls < 4 {
+                Err(Errno::INTR)
+            } else {
+                Ok(calls)
+            }
+        });
+        assert_eq!(outcome, Ok(4));
+        let mut calls = 0;
+        let outcome: rustix::io::Result<()> = uninterrupted(|| {
+            calls += 1;
+            Err(Errno::IO)
+        });
+        assert_eq!((outcome, calls), (Err(Errno::IO), 1));
+        let outcome: rustix::io::Result<()> = uninterrupted(|| Err(Errno::INTR));
+        assert_eq!(outcome, Err(Errno::INTR), "it does not go on for ever");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_allocation_that_cannot_be_made_is_left_to_the_zeros() {
+        for passing in [Errno::INTR, Errno::OPNOTSUPP, Errno::NOSYS] {
+            allocate(|| Err(passing)).expect("the zeros allocate");
+        }
+        allocate(|| Err(Errno::NOSPC)).expect_err("there is no room");
     }
 
     #[test]

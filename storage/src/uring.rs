@@ -2,18 +2,38 @@
 //!
 //! A poll that finds nothing costs no system call. For a caller that sleeps, an eventfd registered
 //! with the ring becomes readable when a flush is over.
+//!
+//! What is passing, and what is not:
+//! - The call that hands requests over (`io_uring_enter`) may say EINTR, EAGAIN (no memory now) or EBUSY (too many completions
+//!   are not taken yet). The kernel took nothing then, or only a part: the other requests are still in the ring, and it is called again,
+//!   after the completions were taken. When it says so for [`PATIENCE`], the log stops, with an error that says so.
+//! - A flush that completes with EINTR was not waited for to its end. It has reported no failure: one that the system knows
+//!   of is kept for the next flush of the file. So that file is flushed again, as the standard library does for the thread's
+//!   `fdatasync`, and a bounded number of times.
+//! - A flush that completes with any other error is final, EAGAIN too: `fsync` has no such outcome of its own, so it may be what
+//!   the file system has to say about a write, and a second flush of lost pages succeeds.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::{fmt, io};
+use std::time::{Duration, Instant};
+use std::{fmt, io, thread};
 
 use io_uring::{IoUring, Probe, opcode, types};
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::disk::DiskFile;
+use crate::disk::{DiskFile, uninterrupted};
 use crate::file::{File, FlushError};
 
 /// Slots in the ring: the most files one flush can cover at once. More are flushed in turns.
 const ENTRIES: u32 = 64;
+
+/// How long the kernel may take no requests. Default: 10 s.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The pause before a request that the kernel did not take is handed over again.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// How many flushes of a run may be interrupted.
+const MOST_INTERRUPTIONS: usize = 1000;
 
 pub(crate) struct Uring {
     ring: IoUring,
@@ -26,6 +46,13 @@ pub(crate) struct Uring {
     /// Files the kernel has answered for.
     done: usize,
     failed: Option<FlushError>,
+    /// Files of the running flush that are flushed again since a signal interrupted it.
+    interrupted: usize,
+    /// Since when the kernel takes no requests.
+    refused_since: Option<Instant>,
+    /// What the kernel says to the next calls.
+    #[cfg(test)]
+    says: std::collections::VecDeque<rustix::io::Errno>,
 }
 
 impl fmt::Debug for Uring {
@@ -50,7 +77,12 @@ impl Uring {
             ));
         }
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        ring.submitter().register_eventfd(event.as_raw_fd())?;
+        loop {
+            match ring.submitter().register_eventfd(event.as_raw_fd()) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                registered => break registered?,
+            }
+        }
         Ok(Uring {
             ring,
             event,
@@ -58,6 +90,10 @@ impl Uring {
             sent: 0,
             done: 0,
             failed: None,
+            interrupted: 0,
+            refused_since: None,
+            #[cfg(test)]
+            says: std::collections::VecDeque::new(),
         })
     }
 
@@ -69,6 +105,7 @@ impl Uring {
         assert!(self.files.is_empty(), "a flush was started while one runs");
         std::mem::swap(&mut self.files, files);
         (self.sent, self.done, self.failed) = (0, 0, None);
+        self.interrupted = 0;
         self.submit(false)
     }
 
@@ -90,12 +127,55 @@ impl Uring {
             self.sent += 1;
         }
         loop {
-            match self.ring.submit_and_wait(usize::from(wait)) {
-                Ok(_) => return Ok(()),
+            match self.enter(usize::from(wait)) {
+                Ok(_) => {
+                    self.refused_since = None;
+                    // After a part of them the kernel may have run out of memory.
+                    return match self.has_unsubmitted() {
+                        true => self.call_again(),
+                        false => Ok(()),
+                    };
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if is_passing(&e) => {
+                    let since = *self.refused_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= PATIENCE {
+                        let text = format!(
+                            "io_uring has taken no flush for {} s: {e}; Flush::Thread does without it",
+                            PATIENCE.as_secs()
+                        );
+                        return Err(io::Error::new(e.kind(), text));
+                    }
+                    thread::sleep(PAUSE);
+                    return self.call_again();
+                }
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    fn enter(&mut self, want: usize) -> io::Result<usize> {
+        #[cfg(test)]
+        if let Some(error) = self.says.pop_front() {
+            return Err(error.into());
+        }
+        self.ring.submit_and_wait(want)
+    }
+
+    /// Requests are in the ring that the kernel has not taken.
+    fn has_unsubmitted(&mut self) -> bool {
+        !self.ring.submission().is_empty()
+    }
+
+    /// Wakes whoever sleeps until a completion comes: none will for what the kernel has not taken.
+    fn call_again(&self) -> io::Result<()> {
+        uninterrupted(|| rustix::io::write(&self.event, &1_u64.to_ne_bytes()))?;
+        Ok(())
+    }
+
+    fn reset_event(&self) {
+        // It is not set where this poll comes by itself.
+        let _ = uninterrupted(|| rustix::io::read(&self.event, &mut [0; 8]));
     }
 
     pub(crate) fn poll(&mut self, wait: bool) -> Option<Result<(), FlushError>> {
@@ -108,7 +188,11 @@ impl Uring {
                 self.files.clear();
                 return Some(self.failed.take().map_or(Ok(()), Err));
             }
-            if (wait || self.sent < self.files.len())
+            let is_refused = self.has_unsubmitted();
+            if is_refused {
+                self.reset_event();
+            }
+            if (wait || is_refused || self.sent < self.files.len())
                 && let Err(source) = self.submit(wait)
             {
                 // The ring itself failed. What it does with the files is not known any more; they
@@ -129,12 +213,17 @@ impl Uring {
             return;
         }
         // First the event, then the completions: one that arrives in between raises the event again.
-        let _ = rustix::io::read(&self.event, &mut [0; 8]);
+        self.reset_event();
         for completion in self.ring.completion() {
             let (at, result) = (completion.user_data() as usize, completion.result());
             assert!(at < self.sent, "completion {at} of {} flushes", self.sent);
             self.done += 1;
-            if result < 0 {
+            let is_interrupted = result == -rustix::io::Errno::INTR.raw_os_error();
+            if is_interrupted && self.interrupted < MOST_INTERRUPTIONS {
+                // Once more, as if it were another file.
+                self.interrupted += 1;
+                self.files.push(self.files[at].clone());
+            } else if result < 0 {
                 let source = io::Error::from_raw_os_error(-result);
                 self.failed = Some(FlushError {
                     path: self.files[at].path().into(),
@@ -143,6 +232,12 @@ impl Uring {
             }
         }
     }
+}
+
+/// Nothing was handed over, and it may be the next time.
+fn is_passing(error: &io::Error) -> bool {
+    let passing = [rustix::io::Errno::AGAIN, rustix::io::Errno::BUSY];
+    rustix::io::Errno::from_io_error(error).is_some_and(|error| passing.contains(&error))
 }
 
 #[cfg(test)]
@@ -181,6 +276,66 @@ mod tests {
             // The completion is posted before the event, so there is no need to wait now.
             uring.poll(false).expect("over").expect("flushed");
         }
+    }
+
+    #[test]
+    fn a_flush_that_the_kernel_does_not_take_now_is_handed_over_later() {
+        use rustix::io::Errno;
+        let Some(mut uring) = uring() else { return };
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = Disk::new(dir.path()).create("f", 8192).expect("created");
+        let event = uring.event.try_clone().expect("dup");
+        let limit = Timespec {
+            tv_sec: 10,
+            tv_nsec: 0,
+        };
+        for wait in [false, true] {
+            uring.says = [Errno::AGAIN, Errno::INTR, Errno::BUSY, Errno::AGAIN].into();
+            file.write_at(0, &[7; 4096]).expect("written");
+            uring
+                .start_flush(&mut vec![file.clone(); 3])
+                .expect("nothing has failed");
+            let outcome = loop {
+                // A thread that sleeps until something comes is woken for each try.
+                if !wait {
+                    let mut fds = [PollFd::new(&event, PollFlags::IN)];
+                    assert_eq!(poll(&mut fds, Some(&limit)).expect("poll"), 1, "woken");
+                }
+                if let Some(outcome) = uring.poll(wait) {
+                    break outcome;
+                }
+            };
+            outcome.expect("flushed");
+            assert!(uring.says.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_takes_nothing_for_long_is_a_fault_that_says_so() {
+        let Some(mut uring) = uring() else { return };
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = Disk::new(dir.path()).create("f", 8192).expect("created");
+        uring.says = [rustix::io::Errno::AGAIN; 2].into();
+        uring.start_flush(&mut vec![file]).expect("it has time");
+        uring.refused_since = Instant::now().checked_sub(PATIENCE);
+        let Some(since) = uring.refused_since else {
+            return; // The machine runs since less than that.
+        };
+        let error = uring.poll(true).expect("over").expect_err("refused");
+        let says = error.source.to_string();
+        assert!(
+            says.contains("has taken no flush"),
+            "{says}, since {since:?}"
+        );
+    }
+
+    #[test]
+    fn any_other_answer_of_the_kernel_is_final() {
+        let Some(mut uring) = uring() else { return };
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = Disk::new(dir.path()).create("f", 8192).expect("created");
+        uring.says = [rustix::io::Errno::IO].into();
+        uring.start_flush(&mut vec![file]).expect_err("not passing");
     }
 
     #[test]
