@@ -374,6 +374,8 @@ pub(crate) struct SimNode {
     pub(crate) damaged: Option<&'static str>,
     /// It ever was: a bad place may be found long after.
     pub(crate) was_damaged: bool,
+    /// A copy of the disk from before it was damaged, of a node without peers.
+    pub(crate) backup: Option<Memory>,
     /// It is not started any more.
     pub(crate) retired: bool,
     /// It leaves in order, until its own clock shows this at the latest.

@@ -90,6 +90,12 @@ impl World<'_> {
         });
         let is_healing = recovered.heal.is_some();
         if is_healing {
+            if self.plan.nodes == 1 {
+                broken(
+                    "a node without peers refuses to start when it lacks what was durable",
+                    format!("it goes on: {:?}", recovered.heal),
+                )?;
+            }
             if node.damaged.is_none() {
                 broken(
                     "no loss without a cause",
@@ -125,9 +131,14 @@ impl World<'_> {
             {
                 self.counts.add("damage: a node went on with less");
                 if how != WIPED {
-                    tell!(self, "n{} is retired: {}", at + 1, lost.facts);
-                    node.retired = true;
                     node.kept = Some(kept);
+                    // Its disk goes back to the copy, so nothing of this life may end on it.
+                    drop(life);
+                    if self.put_backup_back(at) {
+                        return Ok(());
+                    }
+                    tell!(self, "n{} is retired: {}", at + 1, lost.facts);
+                    self.nodes[at].retired = true;
                     return Ok(());
                 }
                 Model::default()
@@ -142,6 +153,9 @@ impl World<'_> {
                 .add("mark: the log was ahead of the term on disk");
         }
         let replaces = life.shared.replaces.clone();
+        if node.backup.take().is_some() {
+            node.damaged = None; // The start has read everything, and nothing that was durable is missing.
+        }
         node.model = model;
         node.life = Some(life);
         node.lives += 1;
@@ -183,14 +197,35 @@ impl World<'_> {
             return Ok(());
         }
         if node.damaged.is_some_and(|how| how != REJOINS) {
-            node.retired = true;
             self.counts.add("damage: a node refused to start");
+            if self.put_backup_back(at) {
+                self.counts
+                    .add("mark: a node without peers refused a damaged log");
+                return Ok(());
+            }
+            self.nodes[at].retired = true;
             return Ok(());
         }
         broken(
             "a node starts",
             format!("node {} does not: {error}", at + 1),
         )
+    }
+
+    /// The operator puts the copy of the disk back from before it was damaged; false without one.
+    fn put_backup_back(&mut self, at: usize) -> bool {
+        let node = &mut self.nodes[at];
+        let Some(disk) = node.backup.take() else {
+            return false;
+        };
+        (node.disk, node.damaged) = (disk, None);
+        node.start_us = self.now_us + 1;
+        if node.no_room {
+            node.disk.set_capacity(Some(0));
+        }
+        node.disk.fail_reads(node.no_reads);
+        tell!(self, "n{} has its disk back as it was", at + 1);
+        true
     }
 
     /// A stage has ended the node.
@@ -345,6 +380,7 @@ impl SimNode {
             no_reads: false,
             damaged: None,
             was_damaged: false,
+            backup: None,
             retired: false,
             drains_until_us: None,
             hot: 0,

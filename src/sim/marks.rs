@@ -3,7 +3,7 @@
 use storage::recover::Found;
 
 /// Each is counted as it is met.
-pub(crate) const MARKS: [&str; 52] = [
+pub(crate) const MARKS: [&str; 53] = [
     "history: compare-and-set, lost",
     "history: compare-and-set, unknown",
     "history: compare-and-set, won",
@@ -17,6 +17,7 @@ pub(crate) const MARKS: [&str; 52] = [
     "mark: a node is healed",
     "mark: a node left in order",
     "mark: a node stopped with a fault",
+    "mark: a node without peers refused a damaged log",
     "mark: a peer's window was full",
     "mark: a snapshot could not be taken or received",
     "mark: a snapshot took the place of a log",

@@ -215,6 +215,16 @@ impl World<'_> {
             {
                 return self.damage(at, trouble);
             }
+            // No peer can make up for it: the node must refuse, and its operator puts a copy of the disk back.
+            Trouble::BitRot | Trouble::Misdirected if self.may_damage_lone(at) => {
+                self.end(at, End::Killed)?;
+                let copy = self.nodes[at].disk.power_cut(Loss::Nothing);
+                let is_damaged = self.damage(at, trouble)?;
+                if is_damaged {
+                    self.nodes[at].backup = Some(copy);
+                }
+                return Ok(is_damaged);
+            }
             // It may end before that is mended, and be refused then.
             Trouble::RotInUse
                 if lives && self.may_damage(at) && !self.is_any(|how| how == REJOINS) =>
@@ -326,6 +336,12 @@ impl World<'_> {
         count < (self.nodes.len() - 1) / 2 && !damaged(&self.nodes[at]) && self.nodes[at].lives > 0
     }
 
+    /// Whether a node without peers may be damaged.
+    fn may_damage_lone(&self, at: usize) -> bool {
+        let node = &self.nodes[at];
+        self.nodes.len() == 1 && node.damaged.is_none() && node.lives > 0
+    }
+
     /// A node that a peer has never met may be another the next time, for all that peer knows.
     fn is_known_to_all(&self, at: usize) -> bool {
         let mut peers = (0..self.nodes.len()).filter(|&peer| peer != at);
@@ -358,12 +374,17 @@ impl World<'_> {
     fn damage(&mut self, at: usize, trouble: Trouble) -> Result<bool, super::Broken> {
         self.end(at, End::Killed)?;
         let disk = &self.nodes[at].disk;
-        let mut names = disk.list("").unwrap_or_default();
         let log = disk.list("log").unwrap_or_default();
-        names.extend(log.iter().map(|name| format!("log/{name}")));
-        let snapshots = disk.list("snap").unwrap_or_default();
-        names.extend(snapshots.iter().map(|name| format!("snap/{name}")));
-        names.retain(|name| name != "lock");
+        let mut names: Vec<String> = log.iter().map(|name| format!("log/{name}")).collect();
+        // A start reads all of the log, so what is damaged there shows at once. A node without peers has nothing that makes up
+        // for damage which shows later.
+        if self.nodes.len() > 1 {
+            let folder = disk.list("").unwrap_or_default();
+            names.splice(0..0, folder);
+            let snapshots = disk.list("snap").unwrap_or_default();
+            names.extend(snapshots.iter().map(|name| format!("snap/{name}")));
+            names.retain(|name| name != "lock");
+        }
         if names.is_empty() {
             return Ok(false);
         }
