@@ -46,8 +46,11 @@ pub(crate) struct Apply {
     offices: VecDeque<AtIndex>,
     shared: Arc<Shared>,
     consensus: Waker,
+    /// The machine has everything up to here. It may begin ahead of the log, see `begin.rs`.
     applied: Index,
-    /// Of the last entry that was applied.
+    /// What is shown of it: no more than is committed and written here.
+    shown: Index,
+    /// Of the last entry that was applied; 0 if the log does not hold it.
     term: Term,
     time_us: u64,
     members: Vec<u8>,
@@ -81,7 +84,8 @@ impl Apply {
             state,
             occasion,
         } = begun;
-        advance(&shared.marks.applied, state.index);
+        let shown = state.index.min(reader.written());
+        advance(&shared.marks.applied, shown);
         Self {
             machine: Some(machine),
             reader,
@@ -91,6 +95,7 @@ impl Apply {
             shared,
             consensus,
             applied: state.index,
+            shown,
             term: state.term,
             time_us: state.time_us,
             members: state.members,
@@ -134,21 +139,32 @@ impl Apply {
             .min(self.reader.written())
     }
 
+    fn show(&mut self, applied: Index) {
+        self.shown = applied;
+        advance(&self.shared.marks.applied, applied);
+    }
+
+    /// Whether a snapshot of what is applied can be given its term.
+    fn can_capture(&self) -> bool {
+        self.term > 0 || self.applied == 0
+    }
+
     pub(crate) fn has_work(&mut self) -> bool {
         let desk = &self.shared.desk;
         if self.machine.is_none() {
             return desk.has_back();
         }
+        let is_asked = desk.has_calls() || desk.is_wanted() && self.can_capture();
         if self.behind().is_some() {
             // A node that leaves begins no restore, and applies nothing before one.
-            return desk.has_calls() || self.shared.stop() == Stop::No;
+            return is_asked || self.shared.stop() == Stop::No;
         }
-        if desk.has_calls() {
+        if is_asked {
             return true;
         }
         // A read whose index is not applied yet is woken for by the commit index.
         let office = |office: &AtIndex| reached(*office, self.applied, &self.shared);
-        self.applied < self.target()
+        self.shown < self.target()
             || !self.at_index.is_empty()
             || self.waiting.is_due(self.applied)
             || self.offices.front().is_some_and(office)
@@ -161,7 +177,12 @@ impl Apply {
             return Ok(0); // What is committed by now may not be what the log holds.
         }
         if self.applied >= target {
-            return Ok(0);
+            // The log comes to what the machine has.
+            let news = target > self.shown;
+            if news {
+                self.show(target);
+            }
+            return Ok(usize::from(news));
         }
         // Not the time of the turn: other stages may have worked since.
         self.portion.begin(self.shared.clock.now_us());
@@ -177,7 +198,7 @@ impl Apply {
             self.apply_records(slice.as_ref(), now_us)?;
             self.occasion.applied(slice.len() as u64);
             assert_eq!(self.applied, slice.last(), "the whole slice is applied");
-            advance(&self.shared.marks.applied, self.applied);
+            self.show(self.applied);
             self.shared.hops.pass(Stamp::Applied, self.applied);
             let now_us = self.shared.clock.now_us();
             let goes_on = self.portion.took(slice.len() as u64, now_us);
@@ -343,7 +364,7 @@ impl Apply {
         self.occasion.past(index, now_us);
         // What was handed to a leader of these terms may be in the snapshot or not: its reply is lost.
         self.shared.table.leave_to_snapshot(term);
-        advance(&self.shared.marks.applied, index);
+        self.show(index);
         self.shared.snapshots().restored += 1;
         self.consensus.wake();
         Ok(1)
@@ -362,6 +383,15 @@ impl Apply {
             if shared.desk.is_taking() {
                 let running = Err(ProposeError::SnapshotRunning);
                 shared.table.complete(caller, running, &[]);
+            } else if !self.can_capture() {
+                let error = io::Error::other(format!(
+                    "the log has not reached index {} yet, which the state machine has applied: try again",
+                    self.applied
+                ));
+                shared.snapshots().failed(self.applied, &error);
+                shared
+                    .table
+                    .complete(caller, Err(ProposeError::NoSnapshot), &[]);
             } else if self.occasion.is_news(self.applied) {
                 self.capture(now_us, Some(caller))?;
             } else {
@@ -369,7 +399,7 @@ impl Apply {
             }
         }
         let due = self.occasion.is_due(self.applied, now_us) && !shared.desk.is_taking();
-        if due || shared.desk.is_wanted() {
+        if self.can_capture() && (due || shared.desk.is_wanted()) {
             self.capture(now_us, None)?;
             work += 1;
         }

@@ -1,4 +1,10 @@
 //! What the state machine begins with: its own disk, a snapshot, or nothing; and the log goes on from there.
+//!
+//! A machine with a disk of its own may be ahead of the log after a power failure: it applies what is committed and written, and
+//! the log's flush may still be under way. What is missing in the log was committed by other nodes, and never acknowledged by
+//! this one. So a node with peers starts, votes as its log allows, and gets the entries from its leader; those that the machine
+//! has are written and not applied again. Term and time of the machine's last entry are unknown until then, hence no snapshot
+//! is captured before an entry behind it is applied (`apply.rs`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -40,20 +46,40 @@ pub(crate) fn begin<D: Dir>(
                      node id",
             }
         )),
-        _ if own > last && recovered.heal.is_none() => Err(format!(
-            "it has applied everything up to {own}, but the log ends with {last}: one of the two directories is not \
-             this node's, or an older copy"
+        // Alone, a node applies nothing that its own log has not made durable.
+        _ if own > last && config.members.len() == 1 => Err(format!(
+            "it has applied everything up to {own}, but the log ends with {last}: the log has lost entries {} to {own}, \
+             which were acknowledged, and there is no peer to get them from; or one of the two directories is an older \
+             copy, or another node's. Put back the log's directory that belongs to this state, or empty both and begin anew",
+            last + 1
         )),
-        _ => Ok(SnapshotMeta {
-            index: own,
-            term: term_of(recovered, own),
-            time_us: time_of(log, own).unwrap_or(recovered.last_time_us),
-            members: wire::members(&config.members),
-        }),
+        _ => {
+            if own > last {
+                tracing::warn!(
+                    node = config.id.0,
+                    applied = own,
+                    last,
+                    "the state machine is ahead of the log, which had not flushed the entries in between: the node gets \
+                     them from its peers"
+                );
+            }
+            let members = wire::members(&config.members);
+            let time_us = time_of(log, own).unwrap_or(recovered.last_time_us);
+            Ok(SnapshotMeta {
+                index: own,
+                term: term_of(recovered, own),
+                time_us,
+                members,
+            })
+        }
     }
 }
 
+/// 0 where the log does not tell.
 fn term_of(recovered: &Recovered, index: Index) -> u64 {
+    if index > recovered.last_index {
+        return 0;
+    }
     let runs = &recovered.term_runs;
     match runs.partition_point(|run| run.1 <= index) {
         0 => recovered.prev_term,

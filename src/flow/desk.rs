@@ -113,7 +113,7 @@ impl Desk {
     }
 
     pub(crate) fn has_calls(&self) -> bool {
-        !self.calls.is_empty() || self.is_wanted()
+        !self.calls.is_empty()
     }
 
     pub(crate) fn next_call(&self) -> Option<Token> {

@@ -737,7 +737,8 @@ fn restored(config: &Config, recovered: &Recovered, applied: u64) -> raft::Resto
         base_term: recovered.prev_term,
         term_runs: recovered.term_runs.clone(),
         last_index: recovered.last_index,
-        committed: applied.min(recovered.last_index),
+        // The machine's own disk may be behind a snapshot that the log does not begin with.
+        committed: applied.max(recovered.snapshot.as_ref().map_or(0, |(id, _)| id.index)),
         heal: recovered.heal.as_ref().map(|heal| raft::Heal {
             upto: heal.upto,
             term: heal.term,

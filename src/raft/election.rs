@@ -81,7 +81,8 @@ impl Core {
     pub(super) fn campaign(&mut self, sizes: &impl Sizes) {
         self.reset_election_timer();
         let stalled = self.durable.stalled_us(self.now_us) >= self.settings.disk_stall_us;
-        let waits = self.is_healing() || self.awaits_peers();
+        let lacks_committed = self.log.last() < self.known_committed;
+        let waits = self.is_healing() || self.awaits_peers() || lacks_committed;
         if self.idle_role() == Role::Learner || stalled || waits {
             return;
         }
@@ -176,7 +177,8 @@ impl Core {
         if self.awaits_peers() {
             return;
         }
-        let up_to_date = theirs >= self.measure();
+        // Whoever has not what is known to be committed can be elected only where a disk has lost what it had acknowledged.
+        let up_to_date = theirs >= self.measure() && theirs.1 >= self.known_committed;
         if pre {
             let granted = term > self.term && up_to_date;
             // A grant names the term asked about; a refusal the own one, for a candidate that is

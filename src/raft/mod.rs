@@ -82,7 +82,8 @@ pub(crate) struct Restored {
     pub(crate) base_term: u64,
     pub(crate) term_runs: Vec<(u64, u64)>,
     pub(crate) last_index: u64,
-    /// Everything up to here is known to be committed: a snapshot of it is there, or the state machine has it.
+    /// Everything up to here is known to be committed: a snapshot of it is there, or the state machine has it. It may be
+    /// behind `last_index`: a state machine with a disk of its own keeps what the log had written and not yet flushed.
     pub(crate) committed: u64,
     /// What is missing that had been durable.
     pub(crate) heal: Option<Heal>,
@@ -181,6 +182,9 @@ pub(crate) struct Core {
     role: Role,
     leader: Option<u64>,
     commit: u64,
+    /// At the start, how far entries were known to be committed; the log may end before. Every leader has them: who lacks one is
+    /// no candidate, this node included.
+    known_committed: u64,
     /// Everybody else, in the order of the membership.
     peers: Vec<Progress>,
     durable: Durable,
@@ -225,12 +229,6 @@ impl Core {
             restored.term_runs,
             restored.last_index,
         );
-        assert!(
-            restored.committed <= restored.last_index,
-            "committed to {}, the log ends at {}",
-            restored.committed,
-            restored.last_index
-        );
         // A crash between the two may have left entries of a term that the vote file has not.
         let term = restored.term.max(log.last_term());
         let vote = restored.vote.filter(|_| term == restored.term);
@@ -264,7 +262,10 @@ impl Core {
             } else {
                 Role::Learner
             },
-            commit: restored.base_index.max(restored.committed),
+            commit: restored
+                .base_index
+                .max(restored.committed.min(restored.last_index)),
+            known_committed: restored.committed,
             membership: restored.membership,
             settings,
             log,

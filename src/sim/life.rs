@@ -18,6 +18,7 @@ use crate::sim::fabric::Fabric;
 use crate::sim::invariants::logs::{Kept, Model};
 use crate::sim::invariants::office::Copy;
 use crate::sim::link::SimLink;
+use crate::sim::scribe::MachineDisk;
 use crate::{Config, Fault, Outbox, ProposeError, Reply, Role, StateMachine};
 
 /// What a poll is of. The order is that of the shared thread plan; the simulator takes them in any.
@@ -353,6 +354,8 @@ pub(crate) struct SimNode {
     pub(crate) config: Config,
     pub(crate) disk: Memory,
     pub(crate) life: Option<Life>,
+    /// That of its state machine, which outlives it too.
+    pub(crate) machine_disk: MachineDisk,
     /// Lives begun so far.
     pub(crate) lives: u64,
     pub(crate) model: Model,

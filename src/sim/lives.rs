@@ -17,7 +17,7 @@ use crate::sim::life::{
 use crate::sim::marks;
 use crate::sim::plan::{Plan, Trouble};
 use crate::sim::rng::Rng;
-use crate::sim::scribe::Scribe;
+use crate::sim::scribe::{MachineDisk, Scribe};
 use crate::sim::world::{World, tell};
 use crate::{Fault, NodeId, Role};
 
@@ -46,7 +46,9 @@ impl World<'_> {
         node.disk.hold_flushes(true);
         self.panics[at] = Arc::default();
         let (panics, ledger) = (self.panics[at].clone(), self.ledger.clone());
-        let machine = Scribe::new(at as u64 + 1, &self.plan.load, panics, ledger);
+        let own_disk = &node.machine_disk;
+        let machine = Scribe::new(at as u64 + 1, &self.plan.load, panics, ledger, own_disk);
+        let machine_has = own_disk.applied();
         let begun = Life::begin(Start {
             at,
             config: &node.config,
@@ -82,6 +84,10 @@ impl World<'_> {
             if let Some(mark) = marks::of_recovery(&decision.found) {
                 self.counts.add(mark);
             }
+        }
+        if machine_has > recovered.last_index {
+            self.counts
+                .add("mark: a state machine was ahead of its log");
         }
         let before = node.model.clone();
         let kept = node.kept.take().unwrap_or(Kept {
@@ -366,6 +372,7 @@ impl SimNode {
         Self {
             config,
             disk: Memory::new(chance.next()),
+            machine_disk: MachineDisk::default(),
             life: None,
             lives: 0,
             model: Model::default(),

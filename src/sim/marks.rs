@@ -3,7 +3,7 @@
 use storage::recover::Found;
 
 /// Each is counted as it is met.
-pub(crate) const MARKS: [&str; 53] = [
+pub(crate) const MARKS: [&str; 54] = [
     "history: compare-and-set, lost",
     "history: compare-and-set, unknown",
     "history: compare-and-set, won",
@@ -22,6 +22,7 @@ pub(crate) const MARKS: [&str; 53] = [
     "mark: a snapshot could not be taken or received",
     "mark: a snapshot took the place of a log",
     "mark: a term was fenced while a flush was in flight",
+    "mark: a state machine was ahead of its log",
     "mark: a wiped node has everything again",
     "mark: a wiped node rejoins",
     "mark: an older leader was read from",

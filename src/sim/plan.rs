@@ -98,6 +98,8 @@ pub(crate) struct Load {
     pub(crate) registers: u8,
     /// Commands are tried again until their outcome is known.
     pub(crate) sessions: Option<SessionLoad>,
+    /// The state machine has a disk of its own.
+    pub(crate) own_disk: bool,
 }
 
 /// How sessions are used.
@@ -127,9 +129,12 @@ impl Load {
             },
             clients: rng.pick(&[2, 4, 8]),
         });
+        // `Sessions` takes no such machine.
+        let own_disk = sessions.is_none() && rng.chance(300_000);
         Self {
             registers,
             sessions,
+            own_disk,
         }
     }
 }

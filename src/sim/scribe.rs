@@ -5,8 +5,8 @@
 //! [`Sessions`]; then there are entries that it answers itself, and these too must be answered alike by all.
 
 use std::io::{self, Read as _};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::fsm::Lend;
 use crate::session::{Answer, Request, Sessions};
@@ -20,6 +20,29 @@ use crate::{Batch, Entry, Index, SnapshotWriter, StateMachine, Term};
 pub(crate) struct Scribe {
     pen: Pen,
     machine: Box<dyn StateMachine>,
+    /// Its disk, if it has one.
+    disk: Option<MachineDisk>,
+}
+
+/// The disk of a machine that has one: what it saves is durable at once, and outlives every crash.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MachineDisk(Arc<Mutex<Option<Saved>>>);
+
+#[derive(Clone, Debug)]
+struct Saved {
+    applied: Index,
+    state: Vec<u8>,
+}
+
+impl MachineDisk {
+    fn lock(&self) -> MutexGuard<'_, Option<Saved>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last entry that is in the state that it holds.
+    pub(crate) fn applied(&self) -> Index {
+        self.lock().as_ref().map_or(0, |saved| saved.applied)
+    }
 }
 
 /// What is to be written next, and by whom.
@@ -35,7 +58,13 @@ struct Pen {
 }
 
 impl Scribe {
-    pub(crate) fn new(node: u64, load: &Load, panics: Arc<AtomicBool>, ledger: Ledger) -> Self {
+    pub(crate) fn new(
+        node: u64,
+        load: &Load,
+        panics: Arc<AtomicBool>,
+        ledger: Ledger,
+        disk: &MachineDisk,
+    ) -> Self {
         let has_sessions = load.sessions.is_some();
         let model = Model::new(load.registers, has_sessions, panics, ledger.clone());
         let machine: Box<dyn StateMachine> = match &load.sessions {
@@ -53,7 +82,22 @@ impl Scribe {
                 restored: 0,
             },
             machine,
+            disk: load.own_disk.then(|| disk.clone()),
         }
+    }
+
+    /// Saves the state, most times: a machine may fall back behind what it has applied.
+    fn save(&mut self) -> io::Result<()> {
+        let applied = self.pen.applied;
+        let Some(disk) = &self.disk else {
+            return Ok(());
+        };
+        if !mix(applied).is_multiple_of(4) {
+            let mut state = Vec::new();
+            self.machine.snapshot()?(&mut state)?;
+            *disk.lock() = Some(Saved { applied, state });
+        }
+        Ok(())
     }
 }
 
@@ -215,7 +259,18 @@ impl StateMachine for Scribe {
         };
         self.machine.apply(&mut Batch::lent(&mut through))?;
         through.settle();
-        Ok(())
+        self.save()
+    }
+
+    fn open(&mut self) -> io::Result<Index> {
+        let Some(saved) = self.disk.as_ref().and_then(|disk| disk.lock().clone()) else {
+            return Ok(0);
+        };
+        self.machine.restore(&mut saved.state.as_slice())?;
+        let value = self.pen.ledger.book().done.take();
+        self.pen.value = value.map_or(0, |done| done.value);
+        self.pen.applied = saved.applied;
+        Ok(saved.applied)
     }
 
     fn query(&self, query: &[u8], reply: &mut Vec<u8>) {
@@ -259,7 +314,7 @@ impl StateMachine for Scribe {
         drop(book);
         (self.pen.value, self.pen.applied) = (value.unwrap_or(0), applied);
         self.pen.restored = applied;
-        Ok(())
+        self.save()
     }
 
     fn new_term(&mut self, term: Term, at: Index, time_us: u64) {

@@ -13,6 +13,7 @@ use crate::sim::life::{DAMAGED, REJOINS, ROTTEN};
 use crate::sim::lives::{End, WIPED};
 use crate::sim::plan::{Plan, TROUBLES, Trouble};
 use crate::sim::rng::Rng;
+use crate::sim::scribe::MachineDisk;
 use crate::sim::world::{World, tell};
 
 /// Polls that a trouble waits for at the most when its time has come: it may strike between any two of them.
@@ -362,6 +363,9 @@ impl World<'_> {
         node.had = Some((node.model.clone(), node.durable()));
         (node.met, node.disk, node.armed) = (0, disk, Default::default());
         node.damaged = Some(if rejoins { REJOINS } else { WIPED });
+        if !rejoins {
+            node.machine_disk = MachineDisk::default();
+        }
         if rejoins {
             node.config.rejoin_with_nothing = true;
             (node.model, node.kept) = (Model::default(), None);

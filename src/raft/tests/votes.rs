@@ -37,6 +37,34 @@ fn outputs(core: &mut Core) -> Vec<Output> {
     all
 }
 
+#[test]
+fn what_was_known_to_be_committed_a_candidate_has() {
+    // The state machine has entries up to 20; the log's flush had not come as far.
+    let behind = || {
+        let mut restored = restored(5, None, vec![(5, 1)], 10);
+        restored.committed = 20;
+        started(restored)
+    };
+    for (last_index, expected) in [(10, false), (19, false), (20, true), (30, true)] {
+        let mut core = behind();
+        assert_eq!(core.commit(), 10, "no further than the log");
+        let ask = Message::Vote {
+            term: 6,
+            pre: false,
+            last_index,
+            last_term: 5,
+        };
+        core.receive(1, 2, &ask, &NoSizes);
+        let granted = outputs(&mut core).iter().any(|output| {
+            matches!(output, Output::Send { message: Message::VoteReply { granted, .. }, .. } if *granted)
+        });
+        assert_eq!(granted, expected, "a log that ends at {last_index}");
+    }
+    let mut core = behind();
+    core.tick(1_000_000_000, &NoSizes);
+    assert!(outputs(&mut core).is_empty(), "it does not stand itself");
+}
+
 /// Whether a node whose log is `mine` (last term and index) grants one whose log is `theirs`.
 fn grants(mine: (u64, u64), theirs: (u64, u64), pre: bool) -> bool {
     let runs = if mine.1 == 0 {

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ringraft::{
     Batch, Config, Consistency, Index, Member, Node, NodeId, ProposeError, ReadCommittedError,
@@ -285,9 +286,107 @@ fn a_state_machine_with_a_disk_of_its_own_goes_on_from_there() {
     let refused = try_start(dir.path(), &hold, true, |_| ()).expect_err("it is ahead of the log");
     let says = refused.to_string();
     assert!(
-        says.contains("the log ends with") && says.contains("applied everything up to"),
+        says.contains("the log ends with")
+            && says.contains("applied everything up to")
+            && says.contains("no peer to get them from"),
         "{says}"
     );
+}
+
+/// One of three nodes whose state machines have disks of their own.
+fn one_of_three(dir: &Path, members: &[Member], at: usize, hold: &Hold) -> Node {
+    let id = members[at].id;
+    let path = dir.join(id.0.to_string());
+    let mut config = small(Config::new(id, path, members.to_vec()));
+    config.election_timeout = Duration::from_secs(1);
+    let machine = Tally {
+        hold: hold.clone(),
+        count: 0,
+        own_disk: true,
+    };
+    let listener = TcpListener::bind(&members[at].addr).expect("its own port");
+    Node::start_on(listener, config, machine).expect("the node starts")
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("it is there") {
+        let entry = entry.expect("an entry");
+        let to = to.join(entry.file_name());
+        match entry.file_type().expect("a type").is_dir() {
+            true => copy_folder(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), &to).expect("copied")),
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_is_ahead_of_a_log_with_peers_waits_for_it() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let holds = [Hold::default(), Hold::default(), Hold::default()];
+    let reserved = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let members: Vec<Member> = (1..)
+        .zip(&reserved)
+        .map(|(id, listener)| Member {
+            id: NodeId(id),
+            addr: listener.local_addr().expect("it is bound").to_string(),
+        })
+        .collect();
+    drop(reserved);
+    let start = |at: usize| one_of_three(dir.path(), &members, at, &holds[at]);
+    let mut nodes: Vec<Node> = (0..3).map(start).collect();
+    let mut last = 0;
+    for _ in 0..30 {
+        last = commit(&nodes[0], b"+").index;
+    }
+    let has_all = |node: &Node, last: Index| {
+        until("all is applied", || node.status().applied >= last);
+    };
+    has_all(&nodes[2], last);
+    nodes[2].shutdown().expect("it leaves in order");
+    // What a power failure leaves of the log, when it comes before the next flush.
+    let (log, flushed) = (dir.path().join("3"), dir.path().join("flushed"));
+    copy_folder(&log, &flushed);
+    nodes[2] = start(2);
+    for _ in 0..30 {
+        last = commit(&nodes[0], b"+").index;
+    }
+    has_all(&nodes[2], last);
+    nodes[2].shutdown().expect("it leaves in order");
+    std::fs::remove_dir_all(&log).expect("removed");
+    copy_folder(&flushed, &log);
+    // The peers are down: the node has only what is left.
+    for node in &nodes[..2] {
+        node.shutdown().expect("it leaves in order");
+    }
+    let machine_has = holds[2].disk.lock().expect("sound").0;
+    holds[2].applied.store(0, Ordering::Relaxed);
+
+    nodes[2] = start(2);
+    let status = nodes[2].status();
+    assert!(status.last < machine_has, "{status}");
+    assert!(
+        status.applied <= status.committed && status.committed <= status.last,
+        "{status}"
+    );
+    assert_eq!(read(&nodes[2], Consistency::Stale), 60);
+    let refused = snapshot(&nodes[2]).expect_err("the term of its last entry is not known");
+    assert_eq!(refused, ProposeError::NoSnapshot);
+
+    nodes[0] = start(0);
+    nodes[1] = start(1);
+    last = commit(&nodes[0], b"+").index;
+    has_all(&nodes[2], last);
+    assert_eq!(read(&nodes[2], Consistency::Linearizable), 61);
+    assert_eq!(
+        holds[2].applied.load(Ordering::Relaxed),
+        1,
+        "what the machine had is not applied again"
+    );
+    assert!(snapshot(&nodes[2]).expect("a snapshot") >= last);
+    for node in &nodes {
+        node.shutdown().expect("it leaves in order");
+    }
 }
 
 #[test]
