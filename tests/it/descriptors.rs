@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io;
+use std::net::TcpListener;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -22,18 +24,18 @@ impl StateMachine for Nothing {
     fn query(&self, _query: &[u8], _reply: &mut Vec<u8>) {}
 }
 
-fn alone(dir: &std::path::Path) -> Config {
-    let addr = "127.0.0.1:0".into();
-    let members = vec![Member {
-        id: NodeId(1),
-        addr,
-    }];
-    Config {
+fn alone(dir: &Path) -> (TcpListener, Config) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("bound").to_string();
+    let id = NodeId(1);
+    let config = Config {
         segment_bytes: 64 << 10,
         max_entry_bytes: 16 << 10,
+        cluster_id: Some(1),
         election_timeout: Duration::from_millis(100),
-        ..Config::new(NodeId(1), dir, members)
-    }
+        ..Config::new(id, dir, vec![Member { id, addr }])
+    };
+    (listener, config)
 }
 
 /// Runs a test below once more, in a process of its own.
@@ -64,9 +66,9 @@ fn a_node_goes_on_when_others_have_taken_all_descriptors() {
 #[ignore = "takes all descriptors of its process; run by the test above in a process of its own"]
 fn all_are_taken() {
     let temp = tempfile::tempdir().expect("a temporary directory");
-    let config = alone(temp.path());
+    let (listener, config) = alone(temp.path());
     limit_descriptors(config.max_descriptors());
-    let node = Node::start(config, Nothing).expect("it starts");
+    let node = Node::start_on(listener, config, Nothing).expect("it starts");
     node.wait_for_leader(DEADLINE).expect("a leader");
     let mut taken = Vec::new();
     // Two hundred segments.
@@ -79,7 +81,8 @@ fn all_are_taken() {
     assert!(!taken.is_empty());
     node.shutdown().expect("in order");
     drop(taken);
-    let node = Node::start(alone(temp.path()), Nothing).expect("it starts with a long log");
+    let (listener, config) = alone(temp.path());
+    let node = Node::start_on(listener, config, Nothing).expect("it starts with a long log");
     node.wait_for_leader(DEADLINE).expect("a leader");
     assert!(node.status().durable >= 900);
     node.shutdown().expect("in order");
@@ -94,17 +97,19 @@ fn a_process_with_too_few_descriptors_is_told_how_many_it_takes() {
 #[ignore = "lowers the limit of its process; run by the test above in a process of its own"]
 fn too_few() {
     let temp = tempfile::tempdir().expect("a temporary directory");
-    let config = alone(temp.path());
+    let (listener, config) = alone(temp.path());
     let least = config.min_descriptors();
     limit_descriptors(least - 1);
-    match Node::start(config.clone(), Nothing) {
+    let refused = listener.try_clone().expect("a copy");
+    match Node::start_on(refused, config.clone(), Nothing) {
         Err(StartError::Config(text)) => {
             assert!(text.contains(&format!("this node needs {least}")), "{text}")
         }
         other => panic!("it should be refused: {other:?}"),
     }
     limit_descriptors(least + 1);
-    let node = Node::start(config, Nothing).expect("with the tempdir's own it is enough");
+    let node =
+        Node::start_on(listener, config, Nothing).expect("with the tempdir's own it is enough");
     node.wait_for_leader(DEADLINE).expect("a leader");
     for _ in 0..50 {
         let pending = node.propose(&[7; 15 << 10]).expect("not busy");
