@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::StartError;
 use crate::flow::clock::COUNTS_SUSPENSION;
 use crate::pending::MAX_SLOTS;
+use crate::resources::memory_of_machine;
 
 /// The longest election timeout: deadlines are small multiples of it.
 const LONGEST_ELECTION: Duration = Duration::from_secs(3600);
@@ -465,6 +466,7 @@ impl Config {
                 self.proposal_timeout, self.election_timeout
             ));
         }
+        self.check_memory(memory_of_machine())?;
         Ok(self)
     }
 

@@ -117,9 +117,12 @@ impl<D: Dir> Append<D> {
                 // What makes it whole stands before this in the ring: durable first.
                 Write::Healed => log.healed(),
                 Write::Purge { before } => log.purge_before(before).map(drop),
+                Write::Nothing => Ok(()),
             };
             match done {
-                Ok(()) if matches!(entry.write, Write::Purge { .. }) => Take::Taken,
+                Ok(()) if matches!(entry.write, Write::Purge { .. } | Write::Nothing) => {
+                    Take::Taken
+                }
                 Ok(()) => {
                     assert!(*written < entry.seq, "write {} after {written}", entry.seq);
                     *written = entry.seq;

@@ -33,6 +33,10 @@ use crate::pending::Token;
 use crate::wire::{KIND_COMMAND, KIND_QUERY, KIND_TERM_START};
 use crate::{Fault, Index, ProposeError, StateMachine, Term};
 
+/// What the buffer of replies begins with, and what it keeps when nothing is to be done.
+const FIRST_REPLY_BYTES: usize = 4 << 10;
+const KEEP_REPLY_BYTES: usize = 1 << 20;
+
 /// Reads that one turn takes and answers at the most.
 const READS_A_TURN: usize = 2048;
 
@@ -102,7 +106,7 @@ impl Apply {
             occasion,
             portion: Portion::default(),
             leading: None,
-            reply: Vec::with_capacity(4 << 10),
+            reply: Vec::with_capacity(FIRST_REPLY_BYTES),
             query: Vec::with_capacity(inline_bytes),
             expired: 0,
         }
@@ -119,6 +123,10 @@ impl Apply {
         if expired != self.expired {
             self.expired = expired;
             self.waiting.forget_answered(&self.shared.table);
+        }
+        if work == 0 && self.reply.capacity().max(self.query.capacity()) > KEEP_REPLY_BYTES {
+            self.reply = Vec::with_capacity(FIRST_REPLY_BYTES);
+            self.query = Vec::new();
         }
         Ok(work)
     }

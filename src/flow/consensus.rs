@@ -28,6 +28,7 @@ use crate::flow::rings::{
 };
 use crate::flow::shared::{Shared, Stop};
 use crate::flow::sizes::Sizes;
+use crate::flow::trim::{self, Trim};
 use crate::pending::Token;
 use crate::raft::{self, Core, Message, Outcome, Output};
 use crate::status::{PeerStatus, Role};
@@ -83,6 +84,9 @@ struct Brain {
     /// Proposals being gathered for the leader; likewise.
     forwards: Vec<u8>,
     refused: Vec<u8>,
+    /// Of the rings that have buffers.
+    trim_entry: Trim,
+    trim_bulk: Trim,
     /// The reads that wait for their index; those of one turn share a context.
     reads: VecDeque<Unconfirmed>,
     /// Reads whose answer depends on the time; empty between two turns.
@@ -146,6 +150,8 @@ impl Consensus {
             max_reads: config.max_pending,
             forward: config.forward,
         };
+        let trim_entry = Trim::new(rings.entry.gauge().capacity());
+        let trim_bulk = Trim::new(rings.send_bulk.gauge().capacity());
         let mut brain = Brain {
             core,
             sizes,
@@ -157,6 +163,8 @@ impl Consensus {
             batch: Vec::with_capacity(limits.batch_bytes),
             forwards: Vec::with_capacity(limits.batch_bytes),
             refused: Vec::with_capacity(4 << 10),
+            trim_entry,
+            trim_bulk,
             reads: VecDeque::with_capacity(limits.max_reads),
             timed: Vec::with_capacity(limits.max_reads.min(8 * TURN)),
             next_read: first_read,
@@ -197,6 +205,7 @@ impl Consensus {
             .bulk
             .drain_while(TURN, |slot| brain.bulk(now_us, slot));
         work += brain.proposals(now_us, &mut inputs.propose);
+        work += brain.trim(now_us);
         brain.show_peers(now_us);
         work
     }
@@ -265,6 +274,48 @@ impl Brain {
     /// Whether an input that brings entries may be taken.
     fn has_bulk_room(&mut self) -> bool {
         self.has_room() && self.rings.entry.has_room(BULK_ENTRY_ROOM)
+    }
+
+    /// Makes the buffers of the rings smaller when nothing long was sent for a while: their slots are sent without contents,
+    /// as far as there is room that nobody needs.
+    fn trim(&mut self, now_us: u64) -> usize {
+        let entries = self.trim_entry.tick(now_us);
+        let bulk = self.trim_bulk.tick(now_us);
+        if entries + bulk == 0 {
+            return 0;
+        }
+        for buffer in [&mut self.batch, &mut self.forwards, &mut self.refused] {
+            buffer.clear();
+            trim::shrink(buffer);
+        }
+        let mut sent = 0;
+        for _ in 0..entries {
+            if !self.rings.entry.has_room(BULK_ENTRY_ROOM + 1) {
+                break;
+            }
+            let trim = &mut self.trim_entry;
+            let empty = self.rings.entry.try_send(|slot| {
+                slot.write = Write::Nothing;
+                slot.bytes.clear();
+                trim.sends(&mut slot.bytes);
+            });
+            assert!(empty.is_ok(), "the room was looked at before");
+            sent += 1;
+        }
+        for _ in 0..bulk {
+            if !self.rings.send_bulk.has_room(ROOM + 1) {
+                break;
+            }
+            let trim = &mut self.trim_bulk;
+            let empty = self.rings.send_bulk.try_send(|slot| {
+                slot.what = Bulk::Nothing;
+                slot.bytes.clear();
+                trim.sends(&mut slot.bytes);
+            });
+            assert!(empty.is_ok(), "the room was looked at before");
+            sent += 1;
+        }
+        sent
     }
 
     fn clock(&mut self, now_us: u64) -> usize {
@@ -352,6 +403,7 @@ impl Brain {
                     self.refuse_forwarded(slot.from, term, &slot.body);
                 }
             }
+            InBulkKind::Nothing => {}
             InBulkKind::Refused => {
                 for token in forward::tokens(&slot.body) {
                     self.refuse(Token(token));
@@ -462,11 +514,12 @@ impl Brain {
             self.append(now_us, count);
         }
         if let Some(leader) = forward_to.filter(|_| !self.forwards.is_empty()) {
-            let forwards = &mut self.forwards;
+            let (forwards, trim) = (&mut self.forwards, &mut self.trim_bulk);
             let sent = self.rings.send_bulk.try_send(|slot| {
                 slot.to = leader;
                 slot.what = Bulk::Forward { term };
                 std::mem::swap(&mut slot.bytes, forwards);
+                trim.sends(&mut slot.bytes);
             });
             assert!(sent.is_ok(), "the room was looked at before");
         }
@@ -517,11 +570,12 @@ impl Brain {
         for (token, ..) in forward::commands(body) {
             self.refused.extend_from_slice(&token.to_le_bytes());
         }
-        let refused = &mut self.refused;
+        let (refused, trim) = (&mut self.refused, &mut self.trim_bulk);
         let sent = self.rings.send_bulk.try_send(|slot| {
             slot.to = to;
             slot.what = Bulk::Refused { term };
             std::mem::swap(&mut slot.bytes, refused);
+            trim.sends(&mut slot.bytes);
         });
         assert!(sent.is_ok(), "the room was looked at before");
     }
@@ -672,10 +726,12 @@ impl Brain {
         self.core.compact(now_us, self.compacted, &self.sizes);
         self.act(now_us, None);
         let before = self.compacted + 1;
-        let sent = self
-            .rings
-            .entry
-            .try_send(|slot| slot.write = Write::Purge { before });
+        let trim = &mut self.trim_entry;
+        let sent = self.rings.entry.try_send(|slot| {
+            slot.write = Write::Purge { before };
+            slot.bytes.clear();
+            trim.sends(&mut slot.bytes);
+        });
         assert!(sent.is_ok(), "the room was looked at before");
         1
     }
@@ -698,26 +754,30 @@ impl Brain {
             last,
             "the message carried the entries it named"
         );
+        let trim = &mut self.trim_entry;
         let sent = self.rings.entry.try_send(|slot| {
             slot.seq = seq;
             slot.write = Write::Append { first, last };
             slot.bytes.clear();
             slot.bytes.extend_from_slice(&records[skipped..]);
+            trim.sends(&mut slot.bytes);
         });
         assert!(sent.is_ok(), "the room was looked at before");
     }
 
     fn write_batch(&mut self, seq: u64, first: u64, last: u64) {
-        let batch = &mut self.batch;
+        let (batch, trim) = (&mut self.batch, &mut self.trim_entry);
         let sent = self.rings.entry.try_send(|slot| {
             slot.seq = seq;
             slot.write = Write::Append { first, last };
             std::mem::swap(&mut slot.bytes, batch);
+            trim.sends(&mut slot.bytes);
         });
         assert!(sent.is_ok(), "the room was looked at before");
     }
 
     fn write(&mut self, seq: u64, write: Write) {
+        let trim = &mut self.trim_entry;
         let held = !self.held.is_empty()
             || self
                 .rings
@@ -725,6 +785,8 @@ impl Brain {
                 .try_send(|slot| {
                     slot.seq = seq;
                     slot.write = write;
+                    slot.bytes.clear();
+                    trim.sends(&mut slot.bytes);
                 })
                 .is_err();
         if held {
@@ -734,10 +796,13 @@ impl Brain {
 
     fn send(&mut self, to: u64, message: raft::Message) {
         // Without room - the clock does not look for it - the message is lost, as any message may be.
+        let trim = &mut self.trim_bulk;
         let _ = if message.carries_entries() {
             self.rings.send_bulk.try_send(|slot| {
                 slot.to = to;
                 slot.what = Bulk::Append(message);
+                slot.bytes.clear();
+                trim.sends(&mut slot.bytes);
             })
         } else {
             self.rings.send_small.try_send(|slot| {

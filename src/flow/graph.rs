@@ -56,13 +56,13 @@ impl RingSizes {
 }
 
 /// Slots of the rings that carry snapshots and what is said about them.
-const ASIDE_SLOTS: usize = 64;
+pub(crate) const ASIDE_SLOTS: usize = 64;
 
 /// A peer that is there has been dialed, or has dialed, within this.
 const FOUNDING_WAIT: Duration = Duration::from_secs(1);
 
 /// Buffers of slots begin with this much and grow to the batch they once held.
-const BATCH_BUFFER: usize = 16 << 10;
+pub(crate) const BATCH_BUFFER: usize = 16 << 10;
 
 /// A node that is put together and not yet running.
 pub(crate) struct Graph {

@@ -30,6 +30,7 @@ pub(crate) mod errand;
 pub(crate) mod saver;
 pub(crate) mod scrubber;
 pub(crate) mod transfer;
+pub(crate) mod trim;
 
 pub(crate) mod begin;
 pub(crate) mod ending;

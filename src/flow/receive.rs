@@ -17,6 +17,7 @@ use crate::Fault;
 use crate::flow::forward;
 use crate::flow::rings::{InBulk, InBulkKind, InSmall, InTransfer, Small};
 use crate::flow::shared::Shared;
+use crate::flow::trim::Trim;
 use crate::raft::{Append, MAX_RUNS, Message};
 use crate::wire;
 
@@ -40,6 +41,8 @@ pub(crate) struct Inbound {
     failed: Option<Fault>,
     /// A frame was put on hold since the last turn.
     held: bool,
+    /// Of the bulk ring.
+    trim: Trim,
 }
 
 /// What is kept on disk about the directories of peers, and of what they say about this one.
@@ -72,6 +75,7 @@ impl Inbound {
         max_entry_bytes: usize,
         records: Box<dyn PeerRecords>,
     ) -> Self {
+        let trim = Trim::new(bulk.gauge().capacity());
         Self {
             small,
             bulk,
@@ -84,6 +88,7 @@ impl Inbound {
             exclusion_untold: false,
             failed: None,
             held: false,
+            trim,
         }
     }
 
@@ -98,6 +103,29 @@ impl Inbound {
         if self.exclusion_untold {
             self.tell_exclusion();
         }
+    }
+
+    /// Makes the buffers of the bulk ring smaller when nothing long has come for a while; says so when it begins.
+    pub(crate) fn trim(&mut self) -> bool {
+        if self.trim.is_idle() {
+            return false;
+        }
+        let was_quiet = self.trim.is_quiet();
+        let count = self.trim.tick(self.shared.clock.now_us());
+        for _ in 0..count {
+            // A slot stays free for what comes.
+            if !self.bulk.has_room(2) {
+                break;
+            }
+            let trim = &mut self.trim;
+            let sent = self.bulk.try_send(|slot| {
+                slot.what = InBulkKind::Nothing;
+                slot.body.clear();
+                trim.sends(&mut slot.body);
+            });
+            assert!(sent.is_ok(), "the room was looked at before");
+        }
+        !was_quiet && count > 0
     }
 
     /// What has gone wrong for good.
@@ -299,11 +327,13 @@ impl Inbound {
     }
 
     fn bulk(&mut self, from: u64, what: InBulkKind, body: &[u8]) -> Handled {
+        let trim = &mut self.trim;
         let sent = self.bulk.try_send(|slot| {
             slot.from = from;
             slot.what = what;
             slot.body.clear();
             slot.body.extend_from_slice(body);
+            trim.sends(&mut slot.body);
         });
         if sent.is_ok() {
             Handled::Taken

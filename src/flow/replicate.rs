@@ -5,7 +5,7 @@
 //! ring and a lane of their own.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
@@ -27,6 +27,8 @@ use crate::{Fault, ProposeError};
 const TURN: usize = 256;
 /// Buffers for forwarded proposals that are kept for the next ones.
 const POOLED: usize = 64;
+/// Bytes of these, at the most.
+pub(crate) const POOLED_BYTES: usize = 16 << 20;
 
 /// The part of a frame that is not copied into its head.
 pub(crate) enum Body {
@@ -48,15 +50,53 @@ impl AsRef<[u8]> for Body {
     }
 }
 
+/// Buffers for forwarded proposals.
+struct Pool {
+    kept: ArrayQueue<Vec<u8>>,
+    /// Bytes that those hold.
+    held: AtomicUsize,
+}
+
+impl Pool {
+    fn new() -> Self {
+        Self {
+            kept: ArrayQueue::new(POOLED),
+            held: AtomicUsize::new(0),
+        }
+    }
+
+    fn take(&self) -> Vec<u8> {
+        let buffer = self.kept.pop().unwrap_or_default();
+        self.held.fetch_sub(buffer.capacity(), Ordering::Relaxed);
+        buffer
+    }
+
+    fn give_back(&self, buffer: Vec<u8>) {
+        let capacity = buffer.capacity();
+        if self.held.fetch_add(capacity, Ordering::Relaxed) + capacity > POOLED_BYTES
+            || self.kept.push(buffer).is_err()
+        {
+            self.held.fetch_sub(capacity, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives them all back to the system.
+    fn trim(&self) {
+        for _ in 0..POOLED {
+            drop(self.take());
+        }
+    }
+}
+
 /// A buffer that returns to its pool.
 pub(crate) struct Pooled {
     bytes: Vec<u8>,
-    pool: Arc<ArrayQueue<Vec<u8>>>,
+    pool: Arc<Pool>,
 }
 
 impl Drop for Pooled {
     fn drop(&mut self) {
-        let _ = self.pool.push(std::mem::take(&mut self.bytes));
+        self.pool.give_back(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -73,7 +113,7 @@ struct Outbound {
     bulk: Receiver<SendBulk>,
     transfer: Receiver<SendTransfer>,
     shared: Arc<Shared>,
-    pool: Arc<ArrayQueue<Vec<u8>>>,
+    pool: Arc<Pool>,
     /// What goes with every answer to a leader; refreshed when it changes.
     piggyback: Arc<[u8]>,
 }
@@ -88,7 +128,7 @@ impl<L: Link> Network<L> {
         inbound: Inbound,
         shared: Arc<Shared>,
     ) -> Self {
-        let pool = Arc::new(ArrayQueue::new(POOLED));
+        let pool = Arc::new(Pool::new());
         let outbound = Outbound {
             reader,
             small,
@@ -117,12 +157,20 @@ impl<L: Link> Network<L> {
 
     /// Takes what the sockets have, sleeping for it for `timeout` at the most.
     pub(crate) fn receive(&mut self, timeout: Option<Duration>) -> Result<usize, Fault> {
-        let Self { link, inbound, .. } = self;
+        let Self {
+            link,
+            inbound,
+            outbound,
+        } = self;
         inbound.begin();
         let heard = link
             .poll(timeout, &mut |event| inbound.on(event))
             .map_err(|error| Fault::Network(format!("waiting for sockets: {error}").into()))?;
         inbound.check()?;
+        if inbound.trim() {
+            // The buffers that forwarded proposals had are not needed either.
+            outbound.pool.trim();
+        }
         Ok(heard)
     }
 
@@ -171,6 +219,7 @@ impl Outbound {
                     }
                     send_append(link, reader, slot.to, append);
                 }
+                Bulk::Nothing => {}
                 Bulk::Append(other) => unreachable!("{other} carries no entries"),
                 Bulk::Forward { term } => {
                     let head = wire::forward(term, shared.origin);
@@ -257,8 +306,8 @@ fn send_append(link: &mut impl Link, reader: &Reader, to: u64, mut append: Appen
     }
 }
 
-fn pooled(pool: &Arc<ArrayQueue<Vec<u8>>>, bytes: &[u8]) -> Pooled {
-    let mut buffer = pool.pop().unwrap_or_default();
+fn pooled(pool: &Arc<Pool>, bytes: &[u8]) -> Pooled {
+    let mut buffer = pool.take();
     buffer.clear();
     buffer.extend_from_slice(bytes);
     Pooled {

@@ -105,6 +105,8 @@ pub(crate) enum Write {
     Healed,
     /// Let go of what is before `before`: it promises nothing, and has no number.
     Purge { before: u64 },
+    /// Nothing: the slot's buffer was made smaller. It has no number either.
+    Nothing,
 }
 
 /// A slot of the entry ring: a whole batch.
@@ -142,6 +144,8 @@ pub(crate) enum Bulk {
     Forward { term: u64 },
     /// Tokens of forwarded proposals that were not appended, in `SendBulk::bytes`.
     Refused { term: u64 },
+    /// The slot's buffer was made smaller.
+    Nothing,
 }
 
 /// A slot of the ring for entries and forwarded proposals.
@@ -227,6 +231,8 @@ pub(crate) enum InBulkKind {
     Forward { term: u64, origin: u64 },
     /// Tokens of this node's proposals that a leader did not append.
     Refused,
+    /// The slot's buffer was made smaller.
+    Nothing,
 }
 
 /// A slot of the ring to the apply stage: what happens at an index.

@@ -12,6 +12,9 @@ use crossbeam_queue::ArrayQueue;
 /// are; a command that is longer than all classes gets a buffer of its own length.
 const CLASSES: [(usize, usize); 3] = [(4 << 10, 1024), (64 << 10, 128), (1 << 20, 16)];
 
+/// Bytes of all that are kept.
+pub(crate) const KEPT_BYTES: usize = 28 << 20;
+
 #[derive(Debug)]
 pub(crate) struct Spill {
     budget: usize,

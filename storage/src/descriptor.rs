@@ -59,6 +59,11 @@ fn is_own_limit(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::MFILE.raw_os_error())
 }
 
+/// The limit of the address space of this process, in bytes; `None`: there is none.
+pub fn address_space_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::As).current
+}
+
 /// What there is to be done about an error of this kind, for its message.
 pub(crate) fn advice(error: &io::Error) -> Option<String> {
     if is_own_limit(error) {

@@ -88,7 +88,7 @@ mod uring;
 #[cfg(test)]
 mod tests;
 
-pub use descriptor::{MAX_DESCRIPTORS, MIN_DESCRIPTORS, descriptor_limit};
+pub use descriptor::{MAX_DESCRIPTORS, MIN_DESCRIPTORS, address_space_limit, descriptor_limit};
 pub use disk::Disk;
 pub use error::StorageError;
 pub use exclusion::Exclusion;

@@ -1,15 +1,20 @@
-//! After its start a node allocates nothing for an entry: counted over all threads of a durable three-node cluster.
+//! After its start a node allocates nothing for an entry, and what its buffers have grown by for long ones it gives back:
+//! counted over all threads of a three-node cluster.
 
 #[path = "../../benches/three_nodes/mod.rs"]
 mod three_nodes;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use ringraft::{Node, Threads};
+use ringraft::{Flush, Node, Threads};
 use three_nodes::{Cluster, Load, Shape};
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+/// Bytes that are allocated now.
+static LIVE: AtomicU64 = AtomicU64::new(0);
 
 struct Counting;
 
@@ -17,17 +22,21 @@ struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        LIVE.fetch_add(layout.size() as u64, Ordering::Relaxed);
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size() as u64, Ordering::Relaxed);
         // SAFETY: the caller's promise; `pointer` came from `System`.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        LIVE.fetch_add(size as u64, Ordering::Relaxed);
+        LIVE.fetch_sub(layout.size() as u64, Ordering::Relaxed);
         // SAFETY: the caller's promise; `pointer` came from `System`.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -41,6 +50,11 @@ const ENTRIES: u64 = 5_000;
 /// Slots and connections keep their buffers, which grow to the largest batch they have met: it takes some rounds until
 /// all have met one.
 const ROUNDS: usize = 200;
+
+/// As many, and of long ones as many bytes as would still take a while.
+fn entries_of(payload: usize) -> u64 {
+    ENTRIES.min((32 << 20) / payload as u64)
+}
 
 /// How many allocations each round took, up to the first one without any.
 fn allocations(
@@ -65,7 +79,7 @@ fn allocations(
     let mut counts = Vec::with_capacity(ROUNDS);
     while counts.len() < ROUNDS && counts.last() != Some(&0) {
         let before = ALLOCATIONS.load(Ordering::Relaxed);
-        let end = load.done + ENTRIES;
+        let end = load.done + entries_of(payload);
         while load.done < end {
             load.turn();
         }
@@ -86,14 +100,19 @@ fn follower(cluster: &Cluster) -> &Node {
     other.expect("three nodes")
 }
 
+/// The tests count for the whole process: one at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn no_entry_costs_an_allocation() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let per_stage = Threads::PerStage { cores: Vec::new() };
     for (what, threads, payload, sessions) in [
         // The longest commands that travel inside their slots, and such as do not.
         ("shared", Threads::Shared, 256, false),
         ("long commands", Threads::Shared, 4096, false),
         ("apply apart", Threads::SeparateApply, 16, false),
+        ("very long commands", Threads::Shared, 100 << 10, false),
         ("a thread per stage", per_stage, 16, false),
         // Short answers lie in the table of sessions itself.
         ("in a session", Threads::Shared, 16, true),
@@ -105,7 +124,55 @@ fn no_entry_costs_an_allocation() {
         );
         assert!(
             on_leader.is_ok() && on_follower.is_ok(),
-            "{what}: allocations in each {ENTRIES} entries: {on_leader:?}, on a follower {on_follower:?}"
+            "{what}: allocations in each {} entries: {on_leader:?}, on a follower {on_follower:?}",
+            entries_of(payload)
         );
     }
+}
+
+/// A node's rings have slots for far more than that: two of 64 batches, one of 512.
+const MOST_HELD: u64 = 80 << 20;
+
+#[test]
+fn what_long_commands_took_is_given_back_when_none_come_any_more() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let shape = Shape {
+        flush: Flush::Never,
+        segment_bytes: 16 << 20,
+        ..Shape::default()
+    };
+    let cluster = Cluster::start(dir.path(), &shape);
+    let before = LIVE.load(Ordering::Relaxed);
+    let held = || LIVE.load(Ordering::Relaxed).saturating_sub(before);
+    let command = vec![0x5a; (1 << 20) - 1];
+    // Whether each of them is committed is not the question: more than the rings have slots are.
+    let mut done = 0;
+    while done < 200 {
+        let node = match done % 2 {
+            0 => cluster.leader(),
+            _ => follower(&cluster),
+        };
+        if let Ok(pending) = node.propose(&command)
+            && pending.wait().is_ok()
+        {
+            done += 1;
+        }
+    }
+    let most = held();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while held() > MOST_HELD {
+        assert!(
+            Instant::now() < deadline,
+            "{} bytes are held by three idle nodes, {most} at first",
+            held()
+        );
+        std::thread::yield_now();
+    }
+    println!("{most} bytes were held behind the load, now {}", held());
+    assert!(
+        most > MOST_HELD,
+        "{most} bytes were too few to see anything"
+    );
+    cluster.shutdown();
 }
