@@ -281,7 +281,8 @@ impl Apply {
         let machine = here(&mut self.machine);
         let outcome = catch_unwind(AssertUnwindSafe(|| machine.apply(&mut batch)));
         let after = self.applied;
-        let at = match batch.taken() {
+        let taken = batch.taken();
+        let at = || match taken {
             0 => format!("before it took the command at index {}", after + 1),
             taken => format!("at index {taken}"),
         };
@@ -289,12 +290,14 @@ impl Apply {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 return Err(machine_fault(&format!(
-                    "apply returned an error {at}: {error}"
+                    "apply returned an error {}: {error}",
+                    at()
                 )));
             }
             Err(panic) => {
                 return Err(machine_fault(&format!(
-                    "apply panicked {at}: {}",
+                    "apply panicked {}: {}",
+                    at(),
                     text(&*panic)
                 )));
             }

@@ -56,6 +56,11 @@ fn entries_of(payload: usize) -> u64 {
     ENTRIES.min((32 << 20) / payload as u64)
 }
 
+/// Requests under way: of very long commands no more than a node keeps buffers for.
+fn requests_of(payload: usize) -> usize {
+    if payload > 64 << 10 { 8 } else { 64 }
+}
+
 /// How many allocations each round took, up to the first one without any.
 fn allocations(
     threads: &Threads,
@@ -72,9 +77,9 @@ fn allocations(
     let cluster = Cluster::start(dir.path(), &shape);
     let node = choose(&cluster);
     let mut load = if sessions {
-        Load::in_session(node, payload, 64)
+        Load::in_session(node, payload, requests_of(payload))
     } else {
-        Load::new(node, payload, 64)
+        Load::new(node, payload, requests_of(payload))
     };
     let mut counts = Vec::with_capacity(ROUNDS);
     while counts.len() < ROUNDS && counts.last() != Some(&0) {
