@@ -147,6 +147,7 @@ fn errors_are_sentences_that_keep_what_a_panic_said() {
 
     let node = start(Touchy::Well).expect("the node starts");
     until("it leads", || node.status().role == Role::Leader);
+    commit(&node, b"y"); // Of nothing there is no snapshot.
     answer(node.snapshot().expect("it is taken")).expect("it is written");
     node.shutdown().expect("it leaves in order");
     for (machine, says) in [
