@@ -26,7 +26,7 @@ use crate::flow::rings::{
     Ask, Asked, AtIndex, Bulk, Entry, InBulk, InBulkKind, InSmall, News, Proposal, See, SendBulk,
     SendSmall, Small, ToApply, ToConsensus, Wanted, Write, advance,
 };
-use crate::flow::shared::{Shared, Stop};
+use crate::flow::shared::Shared;
 use crate::flow::sizes::Sizes;
 use crate::flow::trim::{self, Trim};
 use crate::pending::Token;
@@ -441,13 +441,10 @@ impl Brain {
         if !self.has_bulk_room() || !self.takes_proposals() || propose.is_empty() {
             return 0;
         }
-        let draining = self.shared.stop() != Stop::No;
-        let leads = self.core.is_leader() && !draining;
+        // Those of a node that leaves, too: it takes nothing new (`Node`), and finishes what is in the ring.
+        let leads = self.core.is_leader();
         let term = self.core.term();
-        let forward_to = self
-            .core
-            .leader()
-            .filter(|_| self.limits.forward && !leads && !draining);
+        let forward_to = self.core.leader().filter(|_| self.limits.forward && !leads);
         let first = self.core.last_index() + 1;
         let time_us = self.stamp(now_us);
         let mut count = 0;
@@ -497,11 +494,6 @@ impl Brain {
                     self.shared.table.sent(token, term);
                     let is_query = slot.ask == Ask::Query;
                     forward::push(&mut self.forwards, slot.token, is_query, command);
-                }
-                Ask::Command | Ask::LeaderCommand | Ask::Query if draining => {
-                    self.shared
-                        .table
-                        .complete(token, Err(ProposeError::Stopped), &[]);
                 }
                 Ask::Command | Ask::LeaderCommand | Ask::Query => self.refuse(token),
             }
