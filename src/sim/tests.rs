@@ -167,6 +167,39 @@ fn what_was_durable_and_is_gone_is_found() {
 }
 
 #[test]
+fn a_majority_that_was_wiped_elects_nobody_since_the_rest_refuses_it() {
+    let mut seeds = 0;
+    for seed in 0.. {
+        if seeds == 12 {
+            break;
+        }
+        let mut world = World::new(seed, None);
+        world.run(2_000_000, u64::MAX).expect("a sound seed");
+        let all_up = world.nodes.iter().all(|node| node.life.is_some());
+        let known = (0..2).all(|at| world.is_known_to_all(at));
+        if world.nodes.len() != 3 || !all_up || !known || world.office.committed() < 5 {
+            continue;
+        }
+        seeds += 1;
+        world.put_right().expect("nothing fails");
+        for at in 0..2 {
+            world.wipe(at, false).expect("it was alive");
+        }
+        world.end(2, End::Killed).expect("it was alive");
+        (0..3).for_each(|at| world.nodes[at].start_us = world.now_us + 1);
+        let later = world.now_us + 100_000_000;
+        let outcome = world.run(later, u64::MAX);
+        assert_eq!(check_of(outcome), "nothing", "seed {seed}");
+        for (at, node) in world.nodes.iter().enumerate() {
+            let status = node.life.as_ref().expect("it runs").node.status();
+            assert_eq!(status.leader, None, "seed {seed}: {status}");
+            let excluded = status.excluded.is_some();
+            assert_eq!(excluded, at < 2, "seed {seed}: {status}");
+        }
+    }
+}
+
+#[test]
 fn a_cluster_without_a_quorum_does_not_pass_for_alive() {
     let mut world = at_work();
     for at in 0..2 {

@@ -344,7 +344,7 @@ impl World<'_> {
     }
 
     /// A node that a peer has never met may be another the next time, for all that peer knows.
-    fn is_known_to_all(&self, at: usize) -> bool {
+    pub(crate) fn is_known_to_all(&self, at: usize) -> bool {
         let mut peers = (0..self.nodes.len()).filter(|&peer| peer != at);
         peers.all(|peer| self.nodes[peer].met >> at & 1 == 1)
     }
@@ -356,7 +356,7 @@ impl World<'_> {
 
     /// The node comes back with an empty directory: as if nothing were amiss, or with its operator's word that the old one
     /// is gone.
-    fn wipe(&mut self, at: usize, rejoins: bool) -> Verdict {
+    pub(crate) fn wipe(&mut self, at: usize, rejoins: bool) -> Verdict {
         self.end(at, End::Killed)?;
         let disk = Memory::new(self.troubles.rng.next());
         let node = &mut self.nodes[at];
