@@ -11,8 +11,8 @@ use crate::NodeId;
 
 /// Why a proposal or a read has no result. A read changes nothing, so it may be repeated whatever is said of it.
 ///
-/// Every variant but [`Unknown`](ProposeError::Unknown) and [`WouldDeadlock`](ProposeError::WouldDeadlock) means that the command is not applied and never will be;
-/// [`definitely_not_applied`](ProposeError::definitely_not_applied) says so.
+/// Every variant but [`Unknown`](ProposeError::Unknown) and [`WouldDeadlock`](ProposeError::WouldDeadlock) means that the
+/// command is not applied and never will be; [`definitely_not_applied`](ProposeError::definitely_not_applied) says so.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProposeError {

@@ -61,9 +61,9 @@ pub trait StateMachine: Send + 'static {
     /// certain. The log is applied from the next one on; a snapshot is restored when the log begins later than that.
     /// Entries may have been applied beyond what is certain: whatever comes again must be recognised by its index.
     ///
-    /// The log may end before that index after a power failure, for entries are applied once they are committed, whether this node's own
-    /// flush is over or not. A node with peers gets the missing entries from them, and does not apply again what is in
-    /// the state; until then it takes no snapshots, and shows in its status no more as applied than its log holds. A node
+    /// The log may end before that index after a power failure, for entries are applied once they are committed, whether this
+    /// node's own flush is over or not. A node with peers gets the missing entries from them, and does not apply again what is
+    /// in the state; until then it takes no snapshots, and shows in its status no more as applied than its log holds. A node
     /// without peers refuses to start: its log has lost what was acknowledged.
     ///
     /// # Errors

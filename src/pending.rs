@@ -13,8 +13,8 @@
 //! ```
 //!
 //! Invariants: whoever moves a slot into FILLING alone writes its answer, and runs no user code until it leaves that state:
-//! others spin meanwhile; after DONE only the holder of the
-//! `Pending`, or the reader of the outbox, touches it. A slot returns to the free list exactly once a round.
+//! others spin meanwhile; after DONE only the holder of the `Pending`, or the reader of the outbox, touches it. A slot returns
+//! to the free list exactly once a round.
 
 use std::cell::UnsafeCell;
 use std::fmt;

@@ -9,8 +9,9 @@
 //! cargo run --release --example measure -- failover
 //! ```
 //!
-//! Three durable nodes and the load run in this process (but for `failover`), over loopback, in a temporary directory that is removed at the
-//! end. What is compared is measured in turns: every figure is the median of the rounds, with the least and the most.
+//! Three durable nodes and the load run in this process (but for `failover`), over loopback, in a temporary directory that is
+//! removed at the end. What is compared is measured in turns: every figure is the median of the rounds, with the least and the
+//! most.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

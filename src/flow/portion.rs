@@ -2,7 +2,8 @@
 //!
 //! While the state machine works its thread does nothing else: no read is answered, and where all stages share that thread
 //! (`Threads::Shared`, a driven node) no heartbeat is sent and none is heard. How long a command takes is known only
-//! afterwards, so a call covers little at first, and as much more as those before it were fast. What cannot be helped is a single command that takes long: it has the thread until it is done.
+//! afterwards, so a call covers little at first, and as much more as those before it were fast. What cannot be helped is a
+//! single command that takes long: it has the thread until it is done.
 
 /// A call that took less than half of this may cover more, one that took longer covers less. A turn ends when its calls
 /// together took that long. It is well below the shortest election timeout.

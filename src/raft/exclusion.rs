@@ -10,9 +10,10 @@
 //! only the operator ends it.
 //!
 //! **Founding.** A node that has never taken part in anything - no term, no entry - first waits for the refusal that may come: it
-//! neither campaigns nor votes before it has been connected with every peer for a quarter of an election timeout - a refusal comes at once -, or `founding_wait_us` is over. A leader of some term is
-//! followed at once. What is left: a majority of empty directories that cannot reach any of the others for so long elects a leader, and
-//! acknowledges. They find out when the first of the others is reached.
+//! neither campaigns nor votes before it has been connected with every peer for a quarter of an election timeout - a refusal
+//! comes at once -, or `founding_wait_us` is over. A leader of some term is followed at once. What is left: a majority of empty
+//! directories that cannot reach any of the others for so long elects a leader, and acknowledges. They find out when the first
+//! of the others is reached.
 
 use crate::raft::{Core, Role};
 

@@ -42,11 +42,11 @@
 //! - *What was sent to or by the old process* ends with its connections.
 //!
 //! With an `upto` that is not known, or that was never committed, it would wait for the next election, and be of no help in
-//! that one. So when its vote is settled a node that heals asks its leader how far it must get: the leader first forgets what this node had acknowledged
-//! ([`Core::on_heal_ask`]), then answers as it answers a read. What was committed with the help of what is lost is within that
-//! index: in earlier terms since the leader has it and an entry of its own term is committed, in its term since it was
-//! counted before; and nothing beyond will be. An answer names the question, which no other life of this node has asked: one
-//! that was on its way to an earlier life says nothing about what is lost since.
+//! that one. So when its vote is settled a node that heals asks its leader how far it must get: the leader first forgets what
+//! this node had acknowledged ([`Core::on_heal_ask`]), then answers as it answers a read. What was committed with the help of
+//! what is lost is within that index: in earlier terms since the leader has it and an entry of its own term is committed, in
+//! its term since it was counted before; and nothing beyond will be. An answer names the question, which no other life of this
+//! node has asked: one that was on its way to an earlier life says nothing about what is lost since.
 
 use crate::raft::quorum::Tally;
 use crate::raft::rng::Rng;

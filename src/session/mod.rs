@@ -91,8 +91,8 @@ use table::{Table, Ticket, Verdict};
 /// The longest window there can be.
 pub const MAX_WINDOW: u32 = 1 << 15;
 
-/// Bounds of the table of sessions. They are part of the replicated state: **the same on every node** when the group is founded, and
-/// later changed by a command only ([`Request::Limit`]); a snapshot brings those that were in force.
+/// Bounds of the table of sessions. They are part of the replicated state: **the same on every node** when the group is
+/// founded, and later changed by a command only ([`Request::Limit`]); a snapshot brings those that were in force.
 ///
 /// With the defaults, sessions cost 61 MB for short answers if every client uses its whole window, 2 MB if each has one
 /// command at a time; and 64 MiB for long answers.

@@ -5,8 +5,8 @@
 //!
 //! What is passing, and what is not:
 //! - The call that hands requests over (`io_uring_enter`) may say EINTR, EAGAIN (no memory now) or EBUSY (too many completions
-//!   are not taken yet). The kernel took nothing then, or only a part: the other requests are still in the ring, and it is called again,
-//!   after the completions were taken. When it says so for [`PATIENCE`], the log stops, with an error that says so.
+//!   are not taken yet). The kernel took nothing then, or only a part: the other requests are still in the ring, and it is
+//!   called again, after the completions were taken. When it says so for [`PATIENCE`], the log stops, with an error that says so.
 //! - A flush that completes with EINTR was not waited for to its end. It has reported no failure: one that the system knows
 //!   of is kept for the next flush of the file. So that file is flushed again, as the standard library does for the thread's
 //!   `fdatasync`, and a bounded number of times.

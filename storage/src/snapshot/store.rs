@@ -303,8 +303,8 @@ impl<D: Dir> Snapshots<D> {
         })
     }
 
-    /// Puts a snapshot that was found bad or missing aside: its file, if there is one, is kept for the operator under another name, in the place of the one
-    /// before. Returns what is the newest then.
+    /// Puts a snapshot that was found bad or missing aside: its file, if there is one, is kept for the operator under another
+    /// name, in the place of the one before. Returns what is the newest then.
     ///
     /// # Errors
     /// The medium failed.
