@@ -166,10 +166,7 @@ impl Sleeper {
     /// # Panics
     /// When it was made by [`Sleeper::parking`] and has slept on another thread before.
     pub fn sleep(&self, has_work: impl FnOnce() -> bool, sleep: impl FnOnce()) -> bool {
-        self.stay_on_one_thread();
-        // Release: see `Bell::ring`.
-        self.bell.asleep.store(true, Release);
-        fence(SeqCst);
+        self.announce();
         let slept = !has_work();
         if slept {
             sleep();
@@ -178,6 +175,15 @@ impl Sleeper {
         // is short.
         self.bell.asleep.store(false, Relaxed);
         slept
+    }
+
+    /// Announces a sleep that no thread sleeps: the next wake notifies, once. For a scheduler that polls readers by itself,
+    /// as a simulator does; the announcement stands until then.
+    pub fn announce(&self) {
+        self.stay_on_one_thread();
+        // Release: see `Bell::ring`.
+        self.bell.asleep.store(true, Release);
+        fence(SeqCst);
     }
 
     /// [`Sleeper::sleep`] by parking the thread, at most for `timeout`. Returns whether it parked.

@@ -7,7 +7,7 @@
 //! Invariant: `durable_write` moves to `n` only after every write up to `n` was covered by a finished flush.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use ringbuf::{Receiver, Take, Waker};
 use storage::{Dir, FlushState, Log, StorageError, Vote};
@@ -26,6 +26,7 @@ pub(crate) struct Append<D: Dir> {
     shared: Arc<Shared>,
     consensus: Waker,
     network: Waker,
+    apply: Waker,
     /// The last write handed to the log, and the one that the flush under way covers.
     written: u64,
     covered: Option<u64>,
@@ -40,6 +41,7 @@ impl<D: Dir> Append<D> {
         shared: Arc<Shared>,
         consensus: Waker,
         network: Waker,
+        apply: Waker,
     ) -> Self {
         advance(&shared.marks.last, log.last());
         advance(&shared.marks.durable, log.durable());
@@ -50,6 +52,7 @@ impl<D: Dir> Append<D> {
             shared,
             consensus,
             network,
+            apply,
             written: 0,
             covered: None,
             last_work_us: 0,
@@ -103,6 +106,7 @@ impl<D: Dir> Append<D> {
 
     fn write_entries(&mut self) -> Result<usize, StorageError> {
         let log = &mut self.log;
+        let before = log.last();
         let written = &mut self.written;
         let mut failed = None;
         let taken = self.entries.drain_while(64, |entry| {
@@ -139,6 +143,12 @@ impl<D: Dir> Append<D> {
             self.shared.hops.pass(Stamp::Written, last);
             advance(&self.shared.marks.first, self.log.first());
             self.network.wake(); // Appends that waited for these entries can be sent.
+            // A follower may hear of a commit before the entries are written here. Either this sees that commit, or the
+            // apply stage, which is woken after it, sees the entries: both fence in between.
+            fence(Ordering::SeqCst);
+            if self.shared.marks.committed.load(Ordering::Acquire) > before {
+                self.apply.wake();
+            }
         }
         failed.map_or(Ok(taken), Err)
     }
@@ -187,6 +197,12 @@ impl<D: Dir> Append<D> {
     #[cfg(feature = "sim")]
     pub(crate) fn log(&self) -> &Log<D> {
         &self.log
+    }
+
+    /// Whether entries wait to be written.
+    #[cfg(feature = "sim")]
+    pub(crate) fn has_entries(&mut self) -> bool {
+        !self.entries.is_empty()
     }
 
     pub(crate) fn flushing(&self) -> bool {

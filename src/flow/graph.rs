@@ -499,6 +499,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         shared.clone(),
         wakers.consensus,
         wakers.network,
+        wakers.apply,
     );
     let reply = ReplyStage { table, replied };
     let limits = Limits::new(shared.clone(), config);

@@ -4,12 +4,11 @@ use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ringbuf::Waker;
 use storage::{Log, Memory, Reader, Recovered, StorageError};
 
 use crate::flow::begin::begin;
 use crate::flow::clock::Clock;
-use crate::flow::graph::{self, Parts, RingSizes, Wakers};
+use crate::flow::graph::{self, Parts, RingSizes};
 use crate::flow::shared::Shared;
 use crate::flow::stages::{Aside, Stages};
 use crate::node::Node;
@@ -17,6 +16,7 @@ use crate::sim::clock::NodeClock;
 use crate::sim::fabric::Fabric;
 use crate::sim::invariants::logs::{Kept, Model};
 use crate::sim::invariants::office::Copy;
+use crate::sim::invariants::wakes::Bells;
 use crate::sim::link::SimLink;
 use crate::sim::scribe::MachineDisk;
 use crate::{Config, Fault, Outbox, ProposeError, Reply, Role, StateMachine};
@@ -87,6 +87,8 @@ pub(crate) struct Life {
     pub(crate) applied: u64,
     /// How much of the log was to be let go of, when it was last looked at.
     pub(crate) compact: u64,
+    /// Who of its stages sleeps.
+    pub(crate) bells: Bells,
 }
 
 /// Why a life does not begin.
@@ -160,7 +162,7 @@ impl Life {
         let state = begin(machine.as_mut(), &log, &recovered, config).map_err(Refusal::Machine)?;
         let known = log.known_peers().list().to_vec();
         let reader = log.reader();
-        let nobody = Waker::none;
+        let bells = Bells::new();
         let made = graph::wire(
             config,
             Parts {
@@ -172,16 +174,7 @@ impl Life {
                 machine,
                 clock: Clock::Simulated(clock.clone()),
                 nonce,
-                wakers: Wakers {
-                    consensus: nobody(),
-                    append: nobody(),
-                    network: nobody(),
-                    apply: nobody(),
-                    reply: nobody(),
-                    limits: nobody(),
-                    saver: nobody(),
-                    transfer: nobody(),
-                },
+                wakers: bells.wakers(),
                 rings,
             },
         );
@@ -200,6 +193,7 @@ impl Life {
             committed: 0,
             applied: 0,
             compact: 0,
+            bells,
         };
         Ok((life, recovered, known))
     }

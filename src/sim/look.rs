@@ -36,11 +36,19 @@ impl World<'_> {
             Act::Apply | Act::Reply if work > 0 => self.look_at_ledger()?,
             _ => {}
         }
+        let node = &mut self.nodes[at];
+        let life = node.life.as_mut().expect("it runs");
+        let own_us = life.clock.now_us();
+        life.bells.look(
+            number,
+            (act, work),
+            own_us,
+            &mut life.stages,
+            &mut life.aside,
+        )?;
         if work == 0 {
             return Ok(());
         }
-        let node = &mut self.nodes[at];
-        let life = node.life.as_mut().expect("it runs");
         bounds::positions(number, life, act)?;
         bounds::memory(number, life, &node.config)
     }

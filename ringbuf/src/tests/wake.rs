@@ -160,3 +160,17 @@ fn a_parking_sleeper_stays_on_its_thread() {
     let here = catch_unwind(AssertUnwindSafe(|| sleeper.park(|| true, None)));
     assert!(here.is_err());
 }
+
+#[test]
+fn an_announced_sleep_is_notified_once() {
+    let (sleeper, notified) = sleeper_that_counts();
+    let waker = sleeper.waker();
+    waker.wake();
+    assert_eq!(notified.load(Ordering::Relaxed), 0);
+    for round in 1..3 {
+        sleeper.announce();
+        waker.wake();
+        waker.wake();
+        assert_eq!(notified.load(Ordering::Relaxed), round);
+    }
+}

@@ -6,6 +6,7 @@
 //! | `office` | election safety, leader completeness, commits on a quorum of durable logs in the leader's own term |
 //! | `promises` | no vote, acknowledgement or term is told before it is durable |
 //! | `bounds` | `purged <= older snapshot`, `purged <= applied <= committed`, `durable <= written`, rings and tables within their limits |
+//! | `wakes` | a stage that has work is awake |
 //!
 //! That state machines agree, that nothing is applied twice, and that what was refused is nowhere, is the ledger's; what a
 //! session promises to its client, that of `retries`.
@@ -14,6 +15,7 @@ pub(crate) mod bounds;
 pub(crate) mod logs;
 pub(crate) mod office;
 pub(crate) mod promises;
+pub(crate) mod wakes;
 
 use std::fmt;
 
