@@ -229,8 +229,14 @@ impl<B: AsRef<[u8]>> Net<B> {
         let peer = find(&mut self.peers, id).expect("it was there a moment ago");
         if let Some(suppressed) = peer.quiet_ups.pass(self.now) {
             let node = self.config.node_id;
-            let incarnation = format_args!("{:#x}", hello.incarnation);
-            tracing::info!(node, peer = id, remote = %conn.remote, incarnation, suppressed, "connected");
+            tracing::info!(
+                node,
+                peer = id,
+                remote = %conn.remote,
+                incarnation = format_args!("{:#x}", hello.incarnation),
+                suppressed,
+                "connected"
+            );
         }
     }
 
