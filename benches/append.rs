@@ -8,9 +8,9 @@ use std::hint::black_box;
 use std::path::Path;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use storage::probe::{Probe, Way};
+use storage::medium::probe::{Probe, Way};
 use storage::record::{self, Header};
-use storage::{Disk, FlushState, FlushWay, Log, Options};
+use storage::{Disk, FlushBackend, FlushState, Log, Options};
 
 fn directory() -> tempfile::TempDir {
     match std::env::var_os("BENCH_DATA") {
@@ -50,7 +50,7 @@ struct Appender {
 const PAYLOAD: [u8; 128] = [0x5A; 128];
 
 impl Appender {
-    fn open(dir: &Path, flush: FlushWay, sync: bool) -> Appender {
+    fn open(dir: &Path, flush: FlushBackend, sync: bool) -> Appender {
         let mut options = Options::default();
         options.flush = flush;
         options.sync = sync;
@@ -93,9 +93,9 @@ fn log(c: &mut Criterion) {
     let mut group = c.benchmark_group("log_append");
     group.sample_size(20);
     for (name, flush, sync) in [
-        ("uring", FlushWay::Uring, true),
-        ("thread", FlushWay::Thread, true),
-        ("no-sync", FlushWay::Auto, false),
+        ("uring", FlushBackend::Uring, true),
+        ("thread", FlushBackend::Thread, true),
+        ("no-sync", FlushBackend::Auto, false),
     ] {
         let dir = directory();
         let mut options = Options::default();
@@ -121,7 +121,7 @@ fn log(c: &mut Criterion) {
 /// Reading back what was just written: a slice of 64 KiB from the map, and where it would end.
 fn read(c: &mut Criterion) {
     let dir = directory();
-    let mut appender = Appender::open(dir.path(), FlushWay::Auto, false);
+    let mut appender = Appender::open(dir.path(), FlushBackend::Auto, false);
     appender.append(20_000);
     let (reader, last) = (appender.log.reader(), appender.log.last());
     let mut group = c.benchmark_group("log_read");

@@ -162,7 +162,7 @@ fn main() {
         "inflight": args.inflight,
         "sessions": args.sessions,
         "seconds": round(seconds),
-        "flush_way": after.flush_way,
+        "flush_backend": after.flush_backend,
         "ops_per_s": round(done as f64 / seconds),
         "p50_us": round(us(0.5)),
         "p99_us": round(us(0.99)),

@@ -1,6 +1,6 @@
 //! A way into messages and the pure core for the fuzz targets of `fuzz/targets`; not part of the interface.
 
-use storage::mend::NotGiven;
+use storage::scrub::record_repair::NotFetched;
 
 use crate::flow::transfer::Parcel;
 use crate::raft::{Append, Core, Membership, Message, Outcome, Output, Restored, Settings, Sizes};
@@ -113,7 +113,7 @@ pub fn message_heads() -> Vec<(u8, Vec<u8>)> {
         Parcel::GiveRecords { first, last },
         Parcel::NoRecords {
             first,
-            why: NotGiven::Purged,
+            why: NotFetched::Purged,
         },
     ];
     let records = records.map(|parcel| {

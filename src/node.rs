@@ -304,7 +304,7 @@ impl Node {
             flushes: marks.flushes.load(Ordering::Relaxed),
             flushed_entries: marks.flushed_entries.load(Ordering::Relaxed),
             pending: shared.table.taken(),
-            flush_way: shared.flush_way(),
+            flush_backend: shared.flush_backend(),
             rings: shared
                 .gauges()
                 .iter()

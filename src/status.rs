@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use storage::recover::{Action, Found};
+use storage::decision::{Action, Found};
 use storage::{Recovered, SnapshotId};
 
 use crate::{Fault, Index, NodeId, Term};
@@ -61,7 +61,7 @@ pub struct Status {
     /// Requests of this node that wait for their answer.
     pub pending: usize,
     /// Which way bytes are made durable.
-    pub flush_way: &'static str,
+    pub flush_backend: &'static str,
     /// Each ring: how full it is and how often it was.
     pub rings: Vec<RingStatus>,
     /// The peers, as the leader sees them; empty on others.
@@ -154,7 +154,7 @@ impl Repairs {
         let mut told = Vec::new();
         for decision in &recovered.decisions {
             let (count, weight) = match (decision.action, &decision.found) {
-                (Action::Mend, _) | (_, Found::MetaSlotTorn | Found::Covered { .. }) => {
+                (Action::Rewrite, _) | (_, Found::MetaSlotTorn | Found::Covered { .. }) => {
                     (&mut repairs.mended_at_start, 1)
                 }
                 (Action::Cut, Found::Torn { .. }) => (&mut repairs.cut_at_start, 0),
@@ -170,7 +170,12 @@ impl Repairs {
             *count += 1;
             told.push((weight, decision.to_string()));
         }
-        if let Some(wound) = recovered.heal.iter().flat_map(|heal| &heal.wounds).last() {
+        if let Some(wound) = recovered
+            .data_loss
+            .iter()
+            .flat_map(|heal| &heal.damage)
+            .last()
+        {
             let text = format!("{wound}; it is fetched again from the peers");
             told.push((4, text));
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use storage::SnapshotId;
-use storage::mend::NotGiven;
+use storage::scrub::record_repair::NotFetched;
 
 use crate::Member;
 use crate::flow::transfer::{Parcel, Refusal};
@@ -179,9 +179,9 @@ pub(crate) fn parcel(parcel: Parcel) -> (u8, Head) {
         }
         Parcel::NoRecords { first, why } => {
             let why = match why {
-                NotGiven::Purged => 0,
-                NotGiven::Ahead => 1,
-                NotGiven::Bad => 2,
+                NotFetched::Purged => 0,
+                NotFetched::Ahead => 1,
+                NotFetched::Bad => 2,
             };
             head.u64s([2, first, 0, why]);
             return (RECORDS, head);
@@ -213,9 +213,9 @@ fn decode_records(head: &[u8]) -> Result<Parcel, HeadError> {
         (2, 0, why) => Parcel::NoRecords {
             first,
             why: match why {
-                0 => NotGiven::Purged,
-                1 => NotGiven::Ahead,
-                2 => NotGiven::Bad,
+                0 => NotFetched::Purged,
+                1 => NotFetched::Ahead,
+                2 => NotFetched::Bad,
                 _ => return impossible,
             },
         },
@@ -572,7 +572,7 @@ mod tests {
             Parcel::WantRecords { first, last, bytes },
             Parcel::GiveRecords { first, last },
         ];
-        for why in [NotGiven::Purged, NotGiven::Ahead, NotGiven::Bad] {
+        for why in [NotFetched::Purged, NotFetched::Ahead, NotFetched::Bad] {
             records.push(Parcel::NoRecords { first, why });
         }
         for what in records {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use storage::inspect::{Inspection, Outcome, SegmentReport, SegmentState, Small, inspect};
-use storage::{Decision, Heal};
+use storage::{DataLoss, Decision};
 
 use crate::out::{self, Out};
 use crate::{Failed, Verdict, Where, target, verify};
@@ -81,11 +81,11 @@ fn line(segment: &SegmentReport, decision: Option<&Decision>) -> String {
             " {records:<20} {terms:<14} {used:>10} of {:<10}",
             out::bytes(segment.file_bytes)
         );
-        line += &match segment.mark {
-            Some(mark) if mark.seal => {
-                format!(" sealed; flushed to {}", mark.flushed_index)
+        line += &match segment.marker {
+            Some(marker) if marker.seal => {
+                format!(" sealed; flushed to {}", marker.flushed_index)
             }
-            Some(mark) => format!(" the end; flushed to {}", mark.flushed_index),
+            Some(marker) => format!(" the end; flushed to {}", marker.flushed_index),
             None => String::new(),
         };
     } else {
@@ -163,7 +163,7 @@ pub(crate) fn as_json(seen: &Inspection) -> Value {
     })
 }
 
-fn heal_json(heal: Option<&Heal>) -> Value {
+fn heal_json(heal: Option<&DataLoss>) -> Value {
     match heal {
         Some(heal) => {
             json!({ "upto": out::upto(heal.upto), "term": heal.term, "vote_lost": heal.vote_lost })
@@ -185,10 +185,10 @@ fn segment_json(segment: &SegmentReport, decision: Option<&Decision>) -> Value {
         "terms": terms.map(|(term, first)| json!({ "term": term, "first": first })).collect::<Vec<_>>(),
         "file_bytes": segment.file_bytes,
         "record_bytes": segment.record_bytes,
-        "mark": segment.mark.map(|mark| json!({
-            "kind": if mark.seal { "seal" } else { "tail" },
-            "end": mark.end_index,
-            "flushed": mark.flushed_index,
+        "marker": segment.marker.map(|marker| json!({
+            "kind": if marker.seal { "seal" } else { "tail" },
+            "end": marker.end_index,
+            "flushed": marker.flushed_index,
         })),
         "leftovers": segment.leftovers,
         "bad": segment.bad.as_ref().map(|bad| json!({

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use serde_json::json;
-use storage::file::{Dir, LockError};
+use storage::decision::{Action, Found};
 use storage::inspect::{Inspection, Outcome, Small, inspect};
-use storage::recover::{Action, Found};
+use storage::medium::{Dir, LockError};
 use storage::{Decision, Disk, Log, Options};
 
 use crate::out::{self, Out};
@@ -30,18 +30,18 @@ pub(crate) fn run(args: &RepairArgs, out: &mut Out) -> Result<Verdict, Failed> {
     let lock = lock(dir)?;
     if args.yes {
         let done = match &plan {
-            Plan::Cut { .. } => {
+            RecoveryPlan::Cut { .. } => {
                 drop(lock);
                 cut(dir, &seen)
             }
-            Plan::Remove { file, .. } => remove(dir, file),
-            Plan::Nothing { .. } => Ok(()),
+            RecoveryPlan::Remove { file, .. } => remove(dir, file),
+            RecoveryPlan::Nothing { .. } => Ok(()),
         };
         done?;
     }
     say(dir, &plan, args, out)?;
     match (&plan, args.yes) {
-        (Plan::Nothing { .. }, _) | (_, true) => Ok(Verdict::Sound),
+        (RecoveryPlan::Nothing { .. }, _) | (_, true) => Ok(Verdict::Sound),
         _ => Err(Failed::Said(
             "nothing was changed; to do it, say --yes".to_owned(),
         )),
@@ -49,17 +49,17 @@ pub(crate) fn run(args: &RepairArgs, out: &mut Out) -> Result<Verdict, Failed> {
 }
 
 /// What is done, and what is lost by it.
-enum Plan {
+enum RecoveryPlan {
     Nothing { why: String },
     Remove { file: &'static str, lost: String },
     Cut { lost: String, files: Vec<String> },
 }
 
-fn accept_shorter_log(seen: &Inspection) -> Result<Plan, Failed> {
+fn accept_shorter_log(seen: &Inspection) -> Result<RecoveryPlan, Failed> {
     let (first, last, lost, decisions) = match (&seen.alone, &seen.with_peers) {
         (Outcome::Opens { .. } | Outcome::Empty, _) => {
             let why = "it starts as it is: nothing needs to be cut off".to_owned();
-            return Ok(Plan::Nothing { why });
+            return Ok(RecoveryPlan::Nothing { why });
         }
         (
             Outcome::Refused(_),
@@ -100,20 +100,20 @@ fn accept_shorter_log(seen: &Inspection) -> Result<Plan, Failed> {
         _ => decision.to_string(),
     };
     let files = decisions.iter().filter(changed).map(words).collect();
-    Ok(Plan::Cut {
+    Ok(RecoveryPlan::Cut {
         lost: dropped,
         files,
     })
 }
 
-fn forget_heal(seen: &Inspection) -> Result<Plan, Failed> {
+fn forget_heal(seen: &Inspection) -> Result<RecoveryPlan, Failed> {
     if let Outcome::Refused(error) = &seen.alone {
         return Err(Failed::Said(format!("the log itself is damaged: {error}")));
     }
     let lost = match &seen.heal {
         Small::Missing => {
             let why = "the directory vouches for its log already".to_owned();
-            return Ok(Plan::Nothing { why });
+            return Ok(RecoveryPlan::Nothing { why });
         }
         small => match small.value() {
             Some(heal) => {
@@ -133,14 +133,14 @@ fn forget_heal(seen: &Inspection) -> Result<Plan, Failed> {
         },
     };
     let lost = format!("the node votes again, although {lost}");
-    Ok(Plan::Remove { file: "heal", lost })
+    Ok(RecoveryPlan::Remove { file: "heal", lost })
 }
 
-fn forget_peers(seen: &Inspection) -> Result<Plan, Failed> {
+fn forget_peers(seen: &Inspection) -> Result<RecoveryPlan, Failed> {
     let lost = match &seen.peers {
         Small::Missing => {
             let why = "no peer is known".to_owned();
-            return Ok(Plan::Nothing { why });
+            return Ok(RecoveryPlan::Nothing { why });
         }
         small => match small.value() {
             Some(peers) => {
@@ -156,7 +156,7 @@ fn forget_peers(seen: &Inspection) -> Result<Plan, Failed> {
             None => "which directories the peers had is LOST already".to_owned(),
         },
     };
-    Ok(Plan::Remove {
+    Ok(RecoveryPlan::Remove {
         file: "peers",
         lost,
     })
@@ -215,13 +215,13 @@ fn remove(dir: &Path, file: &str) -> Result<(), Failed> {
     disk.sync_dir("").map_err(failed)
 }
 
-fn say(dir: &Path, plan: &Plan, args: &RepairArgs, out: &mut Out) -> Result<(), Failed> {
+fn say(dir: &Path, plan: &RecoveryPlan, args: &RepairArgs, out: &mut Out) -> Result<(), Failed> {
     let (lost, files) = match plan {
-        Plan::Nothing { why } => (why.clone(), Vec::new()),
-        Plan::Remove { file, lost } => (lost.clone(), vec![format!("{file}: removed")]),
-        Plan::Cut { lost, files } => (lost.clone(), files.clone()),
+        RecoveryPlan::Nothing { why } => (why.clone(), Vec::new()),
+        RecoveryPlan::Remove { file, lost } => (lost.clone(), vec![format!("{file}: removed")]),
+        RecoveryPlan::Cut { lost, files } => (lost.clone(), files.clone()),
     };
-    let done = args.yes && !matches!(plan, Plan::Nothing { .. });
+    let done = args.yes && !matches!(plan, RecoveryPlan::Nothing { .. });
     if args.at.json {
         return out.json(&json!({ "path": dir, "done": done, "lost": lost, "files": files }));
     }

@@ -181,7 +181,7 @@ fn a_sound_directory() {
         (&1.into(), &60.into())
     );
     assert_eq!(info["segments"][0]["state"], "in use");
-    assert_eq!(info["segments"][0]["mark"]["kind"], "seal");
+    assert_eq!(info["segments"][0]["marker"]["kind"], "seal");
     assert_eq!(
         node.json(&["log", "verify"], 0)["directories"][0]["sound"],
         true
@@ -361,7 +361,7 @@ fn a_shorter_log_is_accepted_when_somebody_says_so() {
             .contains("SOUND: records 1..=39")
     );
     let (log, found) = node.open(options()).expect("it opens");
-    assert_eq!((log.last(), found.heal), (39, None));
+    assert_eq!((log.last(), found.data_loss), (39, None));
 }
 
 #[test]
@@ -372,7 +372,7 @@ fn healing_is_shown_and_forgotten_when_somebody_says_so() {
     let mut healing = options();
     healing.heal = true;
     let (log, found) = node.open(healing).expect("it heals");
-    assert_eq!(found.heal.expect("it heals").upto, 60);
+    assert_eq!(found.data_loss.expect("it heals").upto, 60);
     log.close().expect("closed");
     let said = node.text(&["log", "verify"], 1);
     assert!(said.contains("may lack records up to 60"), "{said}");
@@ -383,7 +383,7 @@ fn healing_is_shown_and_forgotten_when_somebody_says_so() {
     let said = node.text(&["repair", "--unsafe-forget-heal"], 2);
     assert!(said.contains("may LACK records up to 60"), "{said}");
     node.text(&["repair", "--unsafe-forget-heal", "--yes"], 0);
-    assert_eq!(node.open(options()).expect("it opens").1.heal, None);
+    assert_eq!(node.open(options()).expect("it opens").1.data_loss, None);
     assert!(
         node.text(&["repair", "--unsafe-forget-heal"], 0)
             .contains("vouches for its log already")

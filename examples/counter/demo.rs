@@ -289,7 +289,7 @@ fn report(
             "entries per flush     {:.1}",
             status.flushed_entries as f64 / status.flushes.max(1) as f64
         );
-        say!("flushes by            {}", status.flush_way);
+        say!("flushes by            {}", status.flush_backend);
     }
     Ok(())
 }

@@ -109,7 +109,7 @@ fn raft(status: &Status, out: &mut String) -> std::fmt::Result {
     writeln!(out, "commit:{}\r", status.committed)?;
     writeln!(out, "applied:{}\r", status.applied)?;
     writeln!(out, "pending:{}\r", status.pending)?;
-    writeln!(out, "flush_way:{}\r", status.flush_way)?;
+    writeln!(out, "flush_backend:{}\r", status.flush_backend)?;
     writeln!(out, "flushes:{}\r", status.flushes)?;
     writeln!(out, "flushed_entries:{}\r", status.flushed_entries)?;
     for ring in &status.rings {

@@ -7,9 +7,9 @@
 //! older; a copy that was torn while it was written costs nothing; a damaged file leads to an error or
 //! to the other copy, which is said; never to a vote that nobody cast.
 
-use storage::file::Dir;
-use storage::memory::Loss;
-use storage::recover::Found;
+use storage::decision::Found;
+use storage::medium::Dir;
+use storage::medium::memory::Loss;
 use storage::{Log, Memory, Options, Recovered, StorageError, Vote};
 
 use super::input::Input;

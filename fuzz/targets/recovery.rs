@@ -9,18 +9,17 @@
 //! - whatever the medium did, an open log holds records that were appended, one after the other, and
 //!   a log that lost something flushed says so in a decision or does not open;
 //! - no gap is between the newest sound snapshot and the log;
-//! - one flipped bit never costs what a mark on the medium says was flushed, unless the log does not
+//! - one flipped bit never costs what a marker on the medium says was flushed, unless the log does not
 //!   open;
 //! - opening a second time finds the same, and the log goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
-use storage::file::{Dir, File};
-use storage::memory::Loss;
+use storage::decision::{Action, Found, SnapshotFound};
+use storage::medium::memory::Loss;
+use storage::medium::{Dir, File};
 use storage::record::{self, Header, Records};
-use storage::recover::{Action, Found};
-use storage::snapshot::SnapshotFound;
 use storage::{Log, Memory, Options, Recovered, SnapshotMeta, StorageError, Vote};
 
 use super::input::Input;
@@ -62,9 +61,9 @@ struct Life {
     ever: BTreeSet<(u64, u64)>,
     term: u64,
     newest_term: u64,
-    /// The highest end of the log that a mark on the medium calls flushed.
+    /// The highest end of the log that a marker on the medium calls flushed.
     marked: u64,
-    /// What the marks say that are written and not flushed.
+    /// What the markers say that are written and not flushed.
     unflushed_mark: u64,
     votes: Vec<Vote>,
     /// Of these, the last that was flushed.
@@ -162,7 +161,7 @@ impl Life {
         file.write_all(&state).expect("the medium is sound");
         file.finish().expect("the medium is sound");
         snapshots
-            .prune(&mut storage::Gone::default())
+            .prune(&mut storage::Reclaim::default())
             .expect("the medium is sound");
     }
 
@@ -176,7 +175,7 @@ impl Life {
         if kept < self.log.last() {
             self.log.truncate_after(kept).expect("the medium is sound");
             self.truth.retain(|&index, _| index <= kept);
-            // What a mark said before holds as far as the records are still there.
+            // What a marker said before holds as far as the records are still there.
             self.marked = self.marked.min(kept);
             self.unflushed_mark = self.unflushed_mark.min(kept);
             // It writes the meta file twice.
@@ -230,7 +229,7 @@ pub(super) fn check(data: &[u8]) {
     }
     let left = life.memory.power_cut(loss);
     let damage = edit(&left, &life, &mut input);
-    // What marks say is certain only where none can have been lost with what was not flushed.
+    // What markers say is certain only where none can have been lost with what was not flushed.
     let marked = match loss {
         Loss::Random(_) => 0,
         _ => life.marked,

@@ -64,26 +64,28 @@ mod config;
 mod conn;
 mod conns;
 mod event;
+mod event_loop;
 mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hello;
 mod inbox;
-mod life;
+mod lifecycle;
 mod names;
 mod net;
 mod outbox;
 mod peer;
 mod socket;
-mod turn;
+mod waker;
 
 pub use crate::config::Config;
 pub use crate::event::{Event, Handled, Reason, SendError, Stats};
 pub use crate::frame::{FIRST_RESERVED_KIND, FrameError, HEADER_BYTES, MAX_HEAD_BYTES};
 pub use crate::hello::{OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Refusal};
 pub use crate::names::Resolver;
-pub use crate::net::{Net, Waker};
+pub use crate::net::Net;
 pub use crate::outbox::{Lane, MAX_SMALL_FRAME_BYTES};
+pub use crate::waker::Waker;
 
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::net::Waker;
+use crate::waker::Waker;
 
 /// A name is not looked up again sooner, however often its node is dialed.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -21,30 +21,11 @@ use crate::frame::{FIRST_RESERVED_KIND, Label, MAX_HEAD_BYTES, frame_bytes};
 use crate::hello::Refusal;
 use crate::names::Place;
 use crate::outbox::{Body, Full, Lane, MAX_SMALL_FRAME_BYTES};
-use crate::peer::{Peer, Quiet, Random};
+use crate::peer::{LogLimiter, Peer, Random};
+use crate::waker::Waker;
 
 /// Events that one look at the system returns; the rest comes with the next.
 const EVENTS: usize = 256;
-
-/// Interrupts a [`Net::poll`] from any thread, now or the next one. Clones interrupt the same.
-#[derive(Clone)]
-pub struct Waker(Arc<mio::Waker>);
-
-impl Waker {
-    /// Makes a sleeping poll return, or else the next one not sleep. Costs a system call: callers
-    /// know who sleeps.
-    pub fn wake(&self) {
-        if let Err(error) = self.0.wake() {
-            tracing::error!(%error, "the network cannot be woken");
-        }
-    }
-}
-
-impl fmt::Debug for Waker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Waker")
-    }
-}
 
 /// What is to be told at the next occasion, in this order.
 #[derive(Debug)]
@@ -98,7 +79,7 @@ pub struct Net<B> {
     pub(crate) first_served: usize,
     pub(crate) random: Random,
     /// Warnings about those who are no peers.
-    pub(crate) quiet: Quiet,
+    pub(crate) quiet: LogLimiter,
 }
 
 impl<B> fmt::Debug for Net<B> {
@@ -147,7 +128,7 @@ impl<B: AsRef<[u8]>> Net<B> {
             wake_at: None,
             first_served: 0,
             random: Random(config.seed),
-            quiet: Quiet::default(),
+            quiet: LogLimiter::default(),
             config,
         })
     }

@@ -25,9 +25,9 @@ pub(crate) struct Peer<B> {
     pub(crate) out: Outbox<B>,
     pub(crate) stats: Stats,
     /// Warnings about it.
-    pub(crate) quiet: Quiet,
+    pub(crate) quiet: LogLimiter,
     /// Words that it is connected: it may come up and be lost again all the time.
-    pub(crate) quiet_ups: Quiet,
+    pub(crate) quiet_ups: LogLimiter,
 }
 
 impl<B: AsRef<[u8]>> Peer<B> {
@@ -45,8 +45,8 @@ impl<B: AsRef<[u8]>> Peer<B> {
                 config.bulk_queue_frames,
             ),
             stats: Stats::default(),
-            quiet: Quiet::default(),
-            quiet_ups: Quiet::default(),
+            quiet: LogLimiter::default(),
+            quiet_ups: LogLimiter::default(),
         }
     }
 }
@@ -82,14 +82,14 @@ impl Backoff {
 
 /// Lets a warning through now and then, and counts the others.
 #[derive(Debug, Default)]
-pub(crate) struct Quiet {
+pub(crate) struct LogLimiter {
     last: Option<Instant>,
     suppressed: u64,
     #[cfg(test)]
     pub(crate) passed: u64,
 }
 
-impl Quiet {
+impl LogLimiter {
     /// `Some(n)`: warn now; `n` were not shown since the last.
     pub(crate) fn pass(&mut self, now: Instant) -> Option<u64> {
         if self.last.is_some_and(|last| now < last + WARN_EVERY) {
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn warnings_come_now_and_then_with_the_number_of_the_others() {
-        let (mut quiet, start) = (Quiet::default(), Instant::now());
+        let (mut quiet, start) = (LogLimiter::default(), Instant::now());
         assert_eq!(quiet.pass(start), Some(0));
         assert_eq!(quiet.pass(start), None);
         assert_eq!(quiet.pass(start + WARN_EVERY / 2), None);

@@ -55,3 +55,11 @@ pub(crate) fn set_options(socket: &SockRef<'_>, config: &Config) -> io::Result<(
 pub(crate) fn write(stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     SockRef::from(stream).send_vectored_with_flags(slices, NO_SIGNAL)
 }
+
+/// The process or the system has no room for one more descriptor.
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}

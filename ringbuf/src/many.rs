@@ -20,7 +20,7 @@ use disruptor::{BusySpin, MultiProducer, Producer, SingleConsumerBarrier, build_
 
 use crate::gauge::{Counters, Gauge, Lane};
 use crate::idle::Waker;
-use crate::receiver::{Poller, Receiver};
+use crate::receiver::{Poller, Receiver, Slot};
 use crate::ring::Full;
 
 /// The fewest slots a ring with many writers can have.
@@ -70,13 +70,6 @@ pub fn ring_many<T: Send + Sync + 'static>(
         },
         receiver,
     )
-}
-
-/// A slot, and whether the reader is to pass over it.
-pub(crate) struct Slot<T> {
-    pub(crate) value: T,
-    /// The writer panicked while it filled the slot: what is in it is anyone's guess.
-    pub(crate) skip: bool,
 }
 
 type Stripe<T> = Mutex<MultiProducer<Slot<T>, SingleConsumerBarrier>>;

@@ -13,7 +13,6 @@ use disruptor::{EventGuard, EventPoller, MultiProducerBarrier, Polling, SinglePr
 
 use crate::gauge::{Counters, Gauge};
 use crate::idle::Waker;
-use crate::many::Slot;
 
 /// What the reader says about the slot it was shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,4 +231,11 @@ impl<T> Poll for EventPoller<Slot<T>, MultiProducerBarrier> {
     ) -> Result<EventGuard<'_, Slot<T>, MultiProducerBarrier>, Polling> {
         EventPoller::take(self, limit)
     }
+}
+
+/// A slot, and whether the reader is to pass over it.
+pub(crate) struct Slot<T> {
+    pub(crate) value: T,
+    /// The writer panicked while it filled the slot: what is in it is anyone's guess.
+    pub(crate) skip: bool,
 }

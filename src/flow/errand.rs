@@ -3,7 +3,7 @@
 //! ```text
 //!  saver                       transfer                    a peer
 //!    │  ask {first, last, …}      │                          │
-//!    ├───────────────────────────▶│  Want {first, last, …}   │
+//!    ├───────────────────────────▶│  Fetch {first, last, …}   │
 //!    │                            ├─────────────────────────▶│  reads them from its disk, verifies them
 //!    │                            │  Give {first}, records   │
 //!    │  answer: who, records      │◀─────────────────────────┤
@@ -14,12 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ringbuf::Waker;
-use storage::mend::Want;
+use storage::scrub::record_repair::Fetch;
 
 /// What is wanted, and of whom it is not to be had.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
-    pub(crate) want: Want,
+    pub(crate) want: Fetch,
     /// They have given something else.
     pub(crate) not_of: Vec<u64>,
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use net::Net;
 use ringbuf::{Sleeper, Waker};
-use storage::{Dir, Disk, FlushWay, Log, Options, Recovered, SnapshotId, SnapshotMeta};
+use storage::{Dir, Disk, FlushBackend, Log, Options, Recovered, SnapshotId, SnapshotMeta};
 
 use crate::flow::append::Append;
 use crate::flow::apply::{Apply, Begun};
@@ -245,7 +245,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
     ));
 
     *shared.repairs() = Repairs::of_a_start(&recovered);
-    let is_healing = recovered.heal.is_some();
+    let is_healing = recovered.data_loss.is_some();
     shared.healing.store(is_healing, Ordering::Relaxed);
     if let Some(exclusion) = recovered.excluded {
         shared.set_exclusion(exclusion);
@@ -397,7 +397,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
         at_index.gauge(),
         replied.gauge(),
     ]);
-    shared.set_flush_way(log.flush_way());
+    shared.set_flush_backend(log.flush_backend());
     shared.set_wakers(vec![
         wakers.consensus.clone(),
         wakers.append.clone(),
@@ -468,7 +468,7 @@ pub(crate) fn wire<D: Dir, L: Link>(config: &Config, parts: Parts<D, L>) -> Wire
     );
     let transfer = Transfer::new(
         snapshots,
-        log.donor(),
+        log.record_source(),
         shared.clone(),
         transfer::Inputs {
             wanted: asked,
@@ -589,9 +589,9 @@ fn open_log(
     options.replaces = config.rejoin_with_nothing;
     options.sync = config.flush != Flush::Never;
     options.flush = match config.flush {
-        Flush::Auto | Flush::Never => FlushWay::Auto,
-        Flush::IoUring => FlushWay::Uring,
-        Flush::Thread => FlushWay::Thread,
+        Flush::Auto | Flush::Never => FlushBackend::Auto,
+        Flush::IoUring => FlushBackend::Uring,
+        Flush::Thread => FlushBackend::Thread,
     };
     options.on_complete = Some(Arc::new(move || {
         if let Some(append) = flush_bell.get() {
@@ -627,7 +627,10 @@ fn check_kind(config: &Config, kind: Kind, made: u16) -> Result<(), StartError> 
 
 /// Whether the directory was made in the place of one that is gone, and the node has not got back all that it may have had.
 pub(crate) fn takes_a_place(recovered: &Recovered) -> bool {
-    recovered.heal.as_ref().is_some_and(|heal| heal.replaces)
+    recovered
+        .data_loss
+        .as_ref()
+        .is_some_and(|heal| heal.replaces)
 }
 
 fn report_recovery(config: &Config, recovered: &Recovered) {
@@ -646,11 +649,11 @@ fn report_recovery(config: &Config, recovered: &Recovered) {
     for decision in &recovered.decisions {
         tracing::info!(node = config.id.0, "recovery: {decision}");
     }
-    if let Some(heal) = &recovered.heal {
-        for wound in &heal.wounds {
+    if let Some(heal) = &recovered.data_loss {
+        for damage in &heal.damage {
             tracing::error!(
                 node = config.id.0,
-                "{wound}; it is fetched again from the peers"
+                "{damage}; it is fetched again from the peers"
             );
         }
         tracing::warn!(
@@ -740,7 +743,7 @@ fn restored(config: &Config, recovered: &Recovered, applied: u64) -> raft::Resto
         last_index: recovered.last_index,
         // The machine's own disk may be behind a snapshot that the log does not begin with.
         committed: applied.max(recovered.snapshot.as_ref().map_or(0, |(id, _)| id.index)),
-        heal: recovered.heal.as_ref().map(|heal| raft::Heal {
+        heal: recovered.data_loss.as_ref().map(|heal| raft::Heal {
             upto: heal.upto,
             term: heal.term,
             vote_lost: heal.vote_lost,
@@ -774,7 +777,7 @@ impl Graph {
             threads,
             cores = runner::cores(),
             idle = ?config.idle,
-            flush = self.shared.flush_way(),
+            flush = self.shared.flush_backend(),
             rings = rings.join(" "),
             "propose -> consensus -> entry -> append | send -> network -> in -> consensus -> apply -> replied -> reply"
         );

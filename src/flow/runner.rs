@@ -724,7 +724,7 @@ impl<'a> Starter<'a> {
                             });
                         }
                     }
-                    Share::AtLeisure => storage::at_leisure(),
+                    Share::AtLeisure => storage::at_low_priority(),
                 }
                 runner.run();
             })

@@ -17,7 +17,8 @@ use ringbuf::Waker;
 use storage::Dir;
 use storage::scrub::Scrub;
 use storage::{
-    Extent, Gone, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, Snapshots, StorageError,
+    Extent, Reclaim, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, Snapshots,
+    StorageError,
 };
 
 use crate::flow::clock::Clock;
@@ -46,7 +47,7 @@ pub(crate) struct Saver<D: Dir> {
     pace: Pace,
     scrubber: Scrubber<D>,
     /// Snapshots that were pruned, and when the next piece of them is given back.
-    gone: Gone<D>,
+    gone: Reclaim<D>,
     gone_due_us: u64,
     /// What is bad in the log lies before this: a snapshot is to take its place.
     rotten: Index,
@@ -67,7 +68,7 @@ impl<D: Dir> Saver<D> {
         let now_us = shared.clock.now_us();
         Self {
             scrubber: Scrubber::new(scrub, snapshots.clone(), config, now_us),
-            gone: Gone::default(),
+            gone: Reclaim::default(),
             gone_due_us: 0,
             rotten: 0,
             snapshots,
@@ -125,7 +126,7 @@ impl<D: Dir> Saver<D> {
         if self.gone.is_empty() || now_us < self.gone_due_us {
             return 0;
         }
-        self.gone.give_back();
+        self.gone.reclaim();
         self.gone_due_us = now_us + GIVE_BACK_US;
         1
     }

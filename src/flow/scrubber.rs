@@ -10,8 +10,8 @@
 
 use std::path::PathBuf;
 
-use storage::mend::{Mend, MendError, Mended};
 use storage::scrub::Scrub;
+use storage::scrub::record_repair::{RecordRepair, RepairError, RepairedRecords};
 use storage::{Dir, SnapshotId, Snapshots};
 
 use crate::flow::clock::micros;
@@ -48,7 +48,7 @@ const MOST_ASKS: u32 = 200;
 
 /// A bad place, and a peer is asked for what belongs there.
 struct Mending<D: Dir> {
-    hand: Mend<D>,
+    hand: RecordRepair<D>,
     rot: Rot,
     not_of: Vec<u64>,
     asks: u32,
@@ -180,16 +180,16 @@ impl<D: Dir> Scrubber<D> {
             Err(why) => return self.leave(mending, &why),
         };
         match mending.hand.take(&records) {
-            Ok(Mended::Done(count)) => {
+            Ok(RepairedRecords::Done(count)) => {
                 let how = format!("{count} records were put back, as node {from} has them");
                 return Some(self.end(mending, &how));
             }
-            Err(MendError::Wrong(why)) => {
+            Err(RepairError::Wrong(why)) => {
                 tracing::warn!(node = shared.id.0, from, "no use as a record: {why}");
                 mending.not_of.push(from);
             }
-            Ok(Mended::More) if mending.asks < MOST_ASKS => {}
-            Ok(Mended::More) => return self.leave(mending, &"too much is bad"),
+            Ok(RepairedRecords::More) if mending.asks < MOST_ASKS => {}
+            Ok(RepairedRecords::More) => return self.leave(mending, &"too much is bad"),
             Err(error) => return self.leave(mending, &error),
         }
         self.ask(now_us, shared, mending);

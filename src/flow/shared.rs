@@ -64,7 +64,7 @@ pub(crate) struct Shared {
     /// How often requests were answered because their time was over.
     pub(crate) expired: AtomicU64,
     gauges: OnceLock<Vec<Gauge>>,
-    flush_way: OnceLock<&'static str>,
+    flush_backend: OnceLock<&'static str>,
     stop: AtomicU8,
     fault: OnceLock<Fault>,
     /// One a thread; all are woken when the node is to stop.
@@ -120,7 +120,7 @@ impl Shared {
             piggyback_changed: AtomicBool::new(false),
             expired: AtomicU64::new(0),
             gauges: OnceLock::new(),
-            flush_way: OnceLock::new(),
+            flush_backend: OnceLock::new(),
             stop: AtomicU8::new(Stop::No as u8),
             fault: OnceLock::new(),
             wakers: OnceLock::new(),
@@ -199,15 +199,15 @@ impl Shared {
         self.gauges.get().map_or(&[], Vec::as_slice)
     }
 
-    pub(crate) fn set_flush_way(&self, way: &'static str) {
+    pub(crate) fn set_flush_backend(&self, way: &'static str) {
         assert!(
-            self.flush_way.set(way).is_ok(),
+            self.flush_backend.set(way).is_ok(),
             "the log of a node is opened once"
         );
     }
 
-    pub(crate) fn flush_way(&self) -> &'static str {
-        self.flush_way.get().copied().unwrap_or("not started")
+    pub(crate) fn flush_backend(&self) -> &'static str {
+        self.flush_backend.get().copied().unwrap_or("not started")
     }
 
     pub(crate) fn set_piggyback(&self, bytes: &[u8]) {

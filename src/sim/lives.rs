@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use storage::Memory;
-use storage::memory::Loss;
-use storage::recover::Found;
-use storage::snapshot::SnapshotFound;
+use storage::decision::{Found, SnapshotFound};
+use storage::medium::memory::Loss;
 
 use crate::sim::clock::{NodeClock, TRUE_RATE};
 use crate::sim::invariants::logs::{Kept, Model};
@@ -40,7 +39,8 @@ impl World<'_> {
             && self.chance.chance(200_000)
         {
             let step = node.disk.steps() + self.chance.below(24);
-            node.disk.fail_at(step, storage::memory::Fault::PowerOff);
+            node.disk
+                .fail_at(step, storage::medium::memory::Fault::PowerOff);
             node.armed.power = true;
         }
         node.disk.hold_flushes(true);
@@ -64,7 +64,8 @@ impl World<'_> {
             Err(error) => return self.refused_to_start(at, &error),
         };
         for decision in &recovered.decisions {
-            if let (Found::Damaged { flushed, .. }, None) = (&decision.found, &recovered.heal) {
+            if let (Found::Damaged { flushed, .. }, None) = (&decision.found, &recovered.data_loss)
+            {
                 broken(
                     "recovery",
                     format!(
@@ -94,18 +95,18 @@ impl World<'_> {
             durable: 0,
             vote: recovered.vote,
         });
-        let is_healing = recovered.heal.is_some();
+        let is_healing = recovered.data_loss.is_some();
         if is_healing {
             if self.plan.nodes == 1 {
                 broken(
                     "a node without peers refuses to start when it lacks what was durable",
-                    format!("it goes on: {:?}", recovered.heal),
+                    format!("it goes on: {:?}", recovered.data_loss),
                 )?;
             }
             if node.damaged.is_none() {
                 broken(
                     "no loss without a cause",
-                    format!("node {} heals: {:?}", at + 1, recovered.heal),
+                    format!("node {} heals: {:?}", at + 1, recovered.data_loss),
                 )?;
             }
             self.counts.add("mark: a node began to heal");

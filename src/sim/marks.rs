@@ -1,6 +1,6 @@
 //! The rare paths that a long run must have been on, and what it must have seen: what no seed reaches is not tested.
 
-use storage::recover::Found;
+use storage::decision::Found;
 
 /// Each is counted as it is met.
 pub(crate) const MARKS: [&str; 54] = [

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use storage::file::Dir;
-use storage::memory::{Fault, Loss, Memory};
+use storage::medium::Dir;
+use storage::medium::memory::{Fault, Loss, Memory};
 
 use crate::Role;
 use crate::flow::shared::Stop;

@@ -99,7 +99,7 @@ impl StorageError {
     /// There was no descriptor for it: the process or the system has used up its limit of open files. That says nothing
     /// about the file, and may pass.
     pub fn is_exhausted(&self) -> bool {
-        matches!(self, StorageError::Io { source, .. } if crate::descriptor::is_exhausted(source))
+        matches!(self, StorageError::Io { source, .. } if crate::medium::descriptor::is_exhausted(source))
     }
 
     /// The same for whoever reads and writes by the traits of `std::io`.
@@ -162,7 +162,7 @@ impl fmt::Display for StorageError {
                 if source.kind() == io::ErrorKind::StorageFull {
                     write!(f, " (free some space and start again)")?;
                 }
-                if let Some(advice) = crate::descriptor::advice(source) {
+                if let Some(advice) = crate::medium::descriptor::advice(source) {
                     write!(f, " ({advice})")?;
                 }
                 if *op == "map" && source.kind() == io::ErrorKind::OutOfMemory {

@@ -8,13 +8,14 @@
 //! ```
 //!
 //! - [`record`]: the one encoding of an entry.
-//! - [`Log`]: append, truncate, save the vote, flush, purge; [`Reader`]: read while it grows.
+//! - [`Log`] (`log/`): append, truncate, save the vote, flush, purge; [`Reader`]: read while it grows.
+//! - `files/`: the small files beside the log: identity, term and vote, known peers, data loss, exclusion.
 //! - [`snapshot`]: whole states in files of their own, so that the front of the log can go.
-//! - [`recover`]: what a stop can leave behind, and what is done about it.
-//! - [`inspect`]: the same, looked at without changing anything.
-//! - [`scrub`]: reads what is on the disk again, in the background; [`mend`]: puts back what that found bad.
-//! - [`mod@file`]: the door to the medium, with [`disk`] and [`memory`] behind it.
-//! - [`probe`]: what the disk itself costs.
+//! - `recovery/`: what a start does; [`decision`]: what it can find, and what it does about each.
+//! - [`inspect`]: the same, without changing anything.
+//! - [`scrub`]: reads the disk again in the background, and repairs what has gone bad.
+//! - [`medium`]: the interface to disks, with [`medium::disk`] and [`medium::memory`] behind it; [`medium::probe`]: what the
+//!   disk itself costs.
 //!
 //! The files are described byte by byte in `docs/file_format.md`.
 //!
@@ -47,67 +48,44 @@
 //! # }
 //! ```
 
-mod descriptor;
-pub mod disk;
+mod damage;
+pub mod decision;
 mod error;
-mod evidence;
-mod exclusion;
-pub mod file;
-mod flight;
-mod flush;
-mod heal;
-mod identity;
+mod files;
 pub mod inspect;
-mod leisure;
 mod log;
-mod mark;
-pub mod memory;
-pub mod mend;
-mod meta;
-mod open;
+pub mod medium;
 mod options;
-mod peers;
-mod plan;
-mod prepare;
-pub mod probe;
-mod reader;
 pub mod record;
-pub mod recover;
-mod repair;
-mod reset;
+mod recovery;
 pub mod scrub;
-mod segment;
 pub mod snapshot;
-mod source;
-mod stats;
-mod survey;
-mod truncate;
-#[cfg(all(target_os = "linux", feature = "io-uring"))]
-mod uring;
 
 #[cfg(test)]
 mod tests;
 
-pub use descriptor::{MAX_DESCRIPTORS, MIN_DESCRIPTORS, address_space_limit, descriptor_limit};
-pub use disk::Disk;
+pub use damage::{Damage, DataLoss};
+pub use decision::Decision;
 pub use error::StorageError;
-pub use exclusion::Exclusion;
-pub use file::{Dir, FileId, FlushWay, OnComplete};
-pub use flight::FlushState;
-pub use flush::DiskFlusher;
-pub use heal::{Heal, Wound};
-pub use identity::Identity;
-pub use leisure::at_leisure;
-pub use log::{Log, Recovered};
-pub use memory::Memory;
-pub use meta::Vote;
+pub use files::exclusion::Exclusion;
+pub use files::identity::Identity;
+pub use files::known_peers::KnownPeers;
+pub use files::meta::Vote;
+pub use log::flush_stats::FlushStats;
+pub use log::reader::{Extent, Reader, Slice};
+pub use log::{FlushState, Log};
+pub use medium::descriptor::{
+    MAX_DESCRIPTORS, MIN_DESCRIPTORS, address_space_limit, descriptor_limit,
+};
+pub use medium::disk::Disk;
+pub use medium::flush::DiskFlusher;
+pub use medium::low_priority::at_low_priority;
+pub use medium::memory::Memory;
+pub use medium::probe::flush_floor;
+pub use medium::{Dir, FileId, FlushBackend, OnComplete};
 pub use options::Options;
-pub use peers::KnownPeers;
-pub use probe::flush_floor;
-pub use reader::{Extent, Reader, Slice};
-pub use recover::Decision;
+pub use recovery::recovered::Recovered;
 pub use snapshot::{
-    Gone, Incoming, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSource,
+    Incoming, Reclaim, SnapshotFile, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSource,
     Snapshots,
 };
-pub use stats::FlushStats;

@@ -1,11 +1,11 @@
 //! What can be chosen when a log is opened.
 
 use crate::error::StorageError;
-use crate::file::{FlushOptions, FlushWay, OnComplete};
-use crate::mark::MARK_LEN;
+use crate::log::segment::RECORDS_AT;
+use crate::log::tail_marker::MARKER_LEN;
+use crate::medium::{FlushBackend, FlushOptions, OnComplete};
 use crate::record::{MAX_PAYLOAD, encoded_len};
-use crate::segment::RECORDS_AT;
-use crate::snapshot::CHUNK_SIZES;
+use crate::snapshot::format::CHUNK_SIZES;
 
 /// Options of a log.
 #[derive(Clone)]
@@ -21,8 +21,8 @@ pub struct Options {
     /// `false`: nothing is flushed, a flush is over at once. A process that dies loses nothing; a power
     /// cut may lose everything since the start, and may leave a log that does not open. Default: true.
     pub sync: bool,
-    /// How to flush. Default: [`FlushWay::Auto`].
-    pub flush: FlushWay,
+    /// How to flush. Default: [`FlushBackend::Auto`].
+    pub flush: FlushBackend,
     /// Payload bytes of a snapshot's chunk: what is checked, sent and resumed as a whole. The same on all nodes: with
     /// another one the same state makes another file, and a transfer that one node began cannot be continued by
     /// another. Default: 64 KiB. Minimum: 256. Maximum: 1 MiB.
@@ -49,7 +49,7 @@ impl Default for Options {
             segment_bytes: 64 << 20,
             max_record_bytes: 4 << 20,
             sync: true,
-            flush: FlushWay::Auto,
+            flush: FlushBackend::Auto,
             snapshot_chunk_bytes: 64 << 10,
             heal: false,
             replaces: false,
@@ -82,7 +82,7 @@ impl Options {
             let text = format!("segment_bytes = {segment} must be a multiple of 4096 up to 16 GiB");
             return Err(StorageError::Config(text));
         }
-        let room = segment.saturating_sub(RECORDS_AT + MARK_LEN as u64);
+        let room = segment.saturating_sub(RECORDS_AT + MARKER_LEN as u64);
         if record > MAX_PAYLOAD || encoded_len(record) as u64 > room {
             let text = format!(
                 "max_record_bytes = {record} does not fit: a segment of {segment} bytes has room for \

@@ -13,6 +13,7 @@ mod counter;
 #[cfg(target_os = "linux")]
 mod descriptors;
 mod faults;
+mod imports;
 mod load;
 mod mutants;
 mod ports;

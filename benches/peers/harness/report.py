@@ -49,7 +49,7 @@ def conditions(peer, rounds):
     """What stands beside the peer's figures, with what its driver said filled in."""
     facts = {name: value for name, value in rounds[-1].items() if isinstance(value, str)}
     failed = sum(each.get("failed", 0) for each in rounds)
-    text = peer.conditions.format_map({"version": "version unknown", "flush_way": "way unknown", **facts})
+    text = peer.conditions.format_map({"version": "version unknown", "flush_backend": "way unknown", **facts})
     if failed:
         # Not in the rate nor in the latencies: without this, a peer that refuses would look faster than it is.
         reason = next((each["failure"] for each in rounds if each.get("failure")), "its driver does not say why")

@@ -32,7 +32,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use ringbuf::{Receiver, Sender, Take};
-use storage::mend::{Donor, NotGiven};
+use storage::scrub::record_repair::{NotFetched, RecordSource};
 use storage::{Dir, SnapshotId, Snapshots, StorageError};
 
 use self::receiving::Receiving;
@@ -74,7 +74,7 @@ pub(crate) enum Parcel {
     /// Here they are.
     GiveRecords { first: u64, last: u64 },
     /// They are not to be had here.
-    NoRecords { first: u64, why: NotGiven },
+    NoRecords { first: u64, why: NotFetched },
 }
 
 /// Why a follower has not taken a snapshot in.
@@ -142,7 +142,7 @@ pub(crate) struct Transfer<D: Dir> {
 impl<D: Dir> Transfer<D> {
     pub(crate) fn new(
         snapshots: Snapshots<D>,
-        donor: Donor<D>,
+        record_source: RecordSource<D>,
         shared: Arc<Shared>,
         inputs: Inputs,
         send: Sender<SendTransfer>,
@@ -170,7 +170,7 @@ impl<D: Dir> Transfer<D> {
             tools,
             sending: Sending::default(),
             receiving: Receiving::default(),
-            records: Records::new(donor),
+            records: Records::new(record_source),
         }
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use storage::Dir;
-use storage::mend::{Donor, NotGiven};
+use storage::scrub::record_repair::{NotFetched, RecordSource};
 
 use super::{CHUNK_BYTES, Parcel, Tools};
 use crate::flow::errand::Ask;
@@ -16,7 +16,7 @@ const MOST_GIVEN: usize = 2;
 
 /// Both halves.
 pub(super) struct Records<D: Dir> {
-    donor: Donor<D>,
+    record_source: RecordSource<D>,
     given: usize,
     fetch: Option<Fetch>,
 }
@@ -32,9 +32,9 @@ struct Fetch {
 }
 
 impl<D: Dir> Records<D> {
-    pub(super) fn new(donor: Donor<D>) -> Self {
+    pub(super) fn new(record_source: RecordSource<D>) -> Self {
         Self {
-            donor,
+            record_source,
             given: 0,
             fetch: None,
         }
@@ -53,9 +53,9 @@ impl<D: Dir> Records<D> {
         self.given += 1;
         let last = last.min(tools.shared.marks.certain());
         let mut records = Vec::new();
-        let given = self
-            .donor
-            .give(first, last, bytes.min(CHUNK_BYTES as u64), &mut records);
+        let given =
+            self.record_source
+                .give(first, last, bytes.min(CHUNK_BYTES as u64), &mut records);
         let parcel = match given {
             Ok(last) => Parcel::GiveRecords { first, last },
             Err(why) => Parcel::NoRecords { first, why },
@@ -94,9 +94,9 @@ impl<D: Dir> Records<D> {
             }
             Parcel::NoRecords { first, why } if first == wanted => {
                 let why = match why {
-                    NotGiven::Purged => "its log begins behind them",
-                    NotGiven::Ahead => "it has not applied them",
-                    NotGiven::Bad => "they are bad there too",
+                    NotFetched::Purged => "its log begins behind them",
+                    NotFetched::Ahead => "it has not applied them",
+                    NotFetched::Bad => "they are bad there too",
                 };
                 fetch.why.push(format!("node {from}: {why}"));
                 self.next(tools, now_us);

@@ -4,13 +4,13 @@ use std::ops::{ControlFlow, RangeInclusive};
 
 use super::segment::Bad;
 use crate::error::{Doing, StorageError};
-use crate::evidence::Intact;
-use crate::file::{Dir, File};
-use crate::mark::{MARK_LEN, Mark};
+use crate::log::segment::{RECORDS_AT, State};
+use crate::log::tail_marker::{MARKER_LEN, TailMarker};
+use crate::medium::{Dir, File};
 use crate::record::{Record, RecordError};
-use crate::segment::{RECORDS_AT, State};
-use crate::source::{Source, Unsound};
-use crate::survey::{MAX_INDEX, open_segment, seq_of};
+use crate::recovery::segment_reader::{SegmentReader, Unsound};
+use crate::recovery::segments::{MAX_INDEX, open_segment, seq_of};
+use crate::recovery::tail_scan::Intact;
 
 /// What was come upon.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ pub enum Dumped<'a> {
     },
 }
 
-/// Shows the records of these indexes, in the order of the files, to `visit`; it may break off. Behind a bad place the
+/// Shows the records of these indexes, in the order of the files, to `visit`; it may break off. TailScan a bad place the
 /// file is searched for intact records.
 ///
 /// # Errors
@@ -59,7 +59,7 @@ pub fn dump<D: Dir>(
         };
         let file = dir.open(&name).doing("open", &dir.path(&name))?;
         let len = file.length().doing("read the length of", file.path())?;
-        let mut source = Source::new(file, len);
+        let mut source = SegmentReader::new(file, len);
         if segment(&name, &mut source, base, &indexes, visit)?.is_break() {
             break;
         }
@@ -69,7 +69,7 @@ pub fn dump<D: Dir>(
 
 fn segment<F: File>(
     file: &str,
-    source: &mut Source<F>,
+    source: &mut SegmentReader<F>,
     base: Result<u64, (u64, String)>,
     indexes: &RangeInclusive<u64>,
     visit: &mut dyn FnMut(Dumped<'_>) -> ControlFlow<()>,
@@ -104,7 +104,7 @@ fn segment<F: File>(
                         (error.to_string(), ends)
                     }
                 };
-                if Mark::looks_like(source.bytes(at, MARK_LEN)?)
+                if TailMarker::looks_like(source.bytes(at, MARKER_LEN)?)
                     || is_end && Intact::new(source, at, next).next()?.is_none()
                 {
                     return Ok(ControlFlow::Continue(()));

@@ -16,20 +16,21 @@ use std::sync::Arc;
 
 pub use dump::{Dumped, dump};
 pub use readonly::ReadOnly;
-pub use segment::{Bad, MarkSeen, SegmentReport, SegmentState};
+pub use segment::{Bad, MarkerSeen, SegmentReport, SegmentState};
 pub use small::{MetaReport, SlotSeen, Small};
 
+use crate::damage::DataLoss;
+use crate::decision::{Action, Decision, Found, SnapshotFound};
 use crate::error::{Doing, StorageError};
-use crate::exclusion::Exclusion;
-use crate::file::Dir;
-use crate::heal::Heal;
-use crate::identity::Identity;
-use crate::meta::Vote;
+use crate::files::exclusion::Exclusion;
+use crate::files::identity::Identity;
+use crate::files::meta::Vote;
+use crate::medium::Dir;
 use crate::options::Options;
-use crate::plan::{self, Intent, Rules};
-use crate::recover::{Action, Decision, Found};
-use crate::reset;
-use crate::snapshot::{self, SnapshotFound, SnapshotId, SnapshotMeta, Survey};
+use crate::recovery::plan::{self, Intent, Rules};
+use crate::recovery::reset;
+use crate::snapshot::id::{self, SnapshotId, SnapshotMeta};
+use crate::snapshot::scan::{self, FolderScan};
 
 /// What a directory holds, and what a start would make of it.
 #[derive(Clone, Debug)]
@@ -46,7 +47,7 @@ pub struct Inspection {
     /// The file `peers`: node and incarnation.
     pub peers: Small<Vec<(u64, u64)>>,
     /// The file `heal`.
-    pub heal: Small<Heal>,
+    pub heal: Small<DataLoss>,
     /// The file `excluded`.
     pub excluded: Option<Exclusion>,
     /// The files in `log/`, by name.
@@ -124,7 +125,7 @@ impl Inspection {
             (Outcome::Empty, _) => &[],
         };
         let of_files = decisions.iter().filter(|decision| {
-            let damage = matches!(decision.action, Action::Heal | Action::Mend)
+            let damage = matches!(decision.action, Action::Heal | Action::Rewrite)
                 || matches!(
                     decision.found,
                     Found::SegmentDamaged { .. } | Found::GivenUp
@@ -166,7 +167,7 @@ pub fn set_aside(file: &str) -> String {
 pub fn snapshots_set_aside(path: &Path) -> Result<Vec<String>, StorageError> {
     let dir = ReadOnly::new(path);
     let mut names = dir.list("snap").doing("list", &dir.path("snap"))?;
-    names.retain(|name| SnapshotId::of_file(name, snapshot::BAD).is_some());
+    names.retain(|name| SnapshotId::of_file(name, id::BAD).is_some());
     names.sort_unstable();
     Ok(names.iter().map(|name| format!("snap/{name}")).collect())
 }
@@ -274,7 +275,7 @@ pub fn snapshots(path: &Path) -> Result<Vec<SnapshotReport>, StorageError> {
         return Ok(Vec::new());
     }
     let (identity, _) = Identity::read(&dir)?;
-    let all = snapshot::verify_all(&dir, &identity, &unflushed(), &Arc::new(()))?;
+    let all = scan::verify_all(&dir, &identity, &unflushed(), &Arc::new(()))?;
     let report = |(id, read): (SnapshotId, _)| SnapshotReport {
         file: id.file("snap"),
         id,
@@ -293,9 +294,9 @@ fn unflushed() -> Options {
 fn survey<D: Dir>(
     dir: &ReadOnly<D>,
     identity: &Identity,
-) -> Result<Survey<ReadOnly<D>>, StorageError> {
+) -> Result<FolderScan<ReadOnly<D>>, StorageError> {
     // Nothing is flushed, and nobody is kept out.
-    snapshot::survey(dir, identity, &unflushed(), &Arc::new(()))
+    scan::scan_folder(dir, identity, &unflushed(), &Arc::new(()))
 }
 
 fn without_identity<D: Dir>(
@@ -318,7 +319,7 @@ fn outcome<D: Dir>(
     dir: &ReadOnly<D>,
     identity: &Identity,
     meta: &MetaReport,
-    survey: &Survey<ReadOnly<D>>,
+    survey: &FolderScan<ReadOnly<D>>,
     heal: bool,
     healing: bool,
 ) -> Result<Outcome, StorageError> {
@@ -334,11 +335,11 @@ fn decide<D: Dir>(
     dir: &ReadOnly<D>,
     identity: &Identity,
     meta: &MetaReport,
-    survey: &Survey<ReadOnly<D>>,
+    survey: &FolderScan<ReadOnly<D>>,
     heal: bool,
     healing: bool,
 ) -> Result<Outcome, StorageError> {
-    let covered = survey.newest.as_ref().map(|(id, _)| (id.index, id.term));
+    let covered = survey.covered();
     let empty = |(index, _): (u64, u64), lost| Outcome::Opens {
         first: index + 1,
         last: index,

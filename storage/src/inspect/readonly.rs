@@ -4,8 +4,9 @@ use std::fs::{self, File as SystemFile};
 use std::io;
 use std::path::PathBuf;
 
-use crate::disk::{Disk, DiskFile};
-use crate::file::{Dir, File, FlushOptions, LockError};
+use crate::medium::disk::Disk;
+use crate::medium::disk_file::DiskFile;
+use crate::medium::{Dir, File, FlushOptions, LockError};
 
 /// A directory for reading. Everything that would change it answers "read only".
 #[derive(Clone, Debug)]

@@ -1,13 +1,13 @@
 //! One file in `log/` as it is, without regard to the others.
 
 use crate::error::{Doing, StorageError};
-use crate::evidence::Intact;
-use crate::file::{Dir, File};
-use crate::mark::{MARK_LEN, MarkKind};
+use crate::log::segment::{RECORDS_AT, SEGMENT_HEADER_LEN, SegmentHeader, State};
+use crate::log::tail_marker::{MARKER_LEN, MarkerKind};
+use crate::medium::{Dir, File};
 use crate::record;
-use crate::segment::{RECORDS_AT, SEGMENT_HEADER_LEN, SegmentHeader, State};
-use crate::source::Source;
-use crate::survey::{MAX_INDEX, open_segment, seq_of};
+use crate::recovery::segment_reader::SegmentReader;
+use crate::recovery::segments::{MAX_INDEX, open_segment, seq_of};
+use crate::recovery::tail_scan::Intact;
 
 /// What a file in `log/` is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,9 +35,9 @@ pub struct Bad {
     pub detail: String,
 }
 
-/// The mark behind the last record.
+/// The marker behind the last record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MarkSeen {
+pub struct MarkerSeen {
     /// It ends the segment, and the log goes on in the next one; otherwise it ends the log.
     pub seal: bool,
     /// The last index before it.
@@ -70,11 +70,11 @@ pub struct SegmentReport {
     pub record_bytes: u64,
     /// Where the run ends, in bytes.
     pub end_offset: u64,
-    /// The mark there.
-    pub mark: Option<MarkSeen>,
+    /// The marker there.
+    pub marker: Option<MarkerSeen>,
     /// Bytes behind the end that are not zero: an old life of the file, or what was cut off by damage.
     pub leftovers: bool,
-    /// The first bad place: a damaged header, or the end of the run without the right mark.
+    /// The first bad place: a damaged header, or the end of the run without the right marker.
     pub bad: Option<Bad>,
     /// The highest index of an intact record behind the bad place; 0 without one.
     pub intact_behind: u64,
@@ -120,7 +120,7 @@ fn one<D: Dir>(
         term_runs: Vec::new(),
         record_bytes: 0,
         end_offset: 0,
-        mark: None,
+        marker: None,
         leftovers: false,
         bad: None,
         intact_behind: 0,
@@ -156,7 +156,7 @@ fn one<D: Dir>(
     if file_bytes < RECORDS_AT + SEGMENT_HEADER_LEN as u64 {
         return Ok(report);
     }
-    let mut source = Source::new(opened, file_bytes);
+    let mut source = SegmentReader::new(opened, file_bytes);
     match header {
         Some(header) => report.read(&mut source, &header, seq, incarnation)?,
         None => {
@@ -172,7 +172,7 @@ fn one<D: Dir>(
 impl SegmentReport {
     fn read<F: File>(
         &mut self,
-        source: &mut Source<F>,
+        source: &mut SegmentReader<F>,
         header: &SegmentHeader,
         seq: u64,
         incarnation: Option<u64>,
@@ -227,18 +227,18 @@ impl SegmentReport {
         self.last = next - 1;
         self.end_offset = at;
         self.record_bytes = at - RECORDS_AT;
-        let mark = match incarnation {
-            Some(of) => source.mark(at, seq, of)?,
+        let marker = match incarnation {
+            Some(of) => source.marker(at, seq, of)?,
             None => None,
         };
-        let mark = mark.filter(|mark| mark.end_index == self.last);
-        self.mark = mark.map(|mark| MarkSeen {
-            seal: mark.kind == MarkKind::Seal,
-            end_index: mark.end_index,
-            flushed_index: mark.flushed_index,
+        let marker = marker.filter(|marker| marker.end_index == self.last);
+        self.marker = marker.map(|marker| MarkerSeen {
+            seal: marker.kind == MarkerKind::Seal,
+            end_index: marker.end_index,
+            flushed_index: marker.flushed_index,
         });
-        match mark {
-            Some(_) => self.leftovers = !source.is_zero_from(at + MARK_LEN as u64)?,
+        match marker {
+            Some(_) => self.leftovers = !source.is_zero_from(at + MARKER_LEN as u64)?,
             None => {
                 self.leftovers = !source.is_zero_from(at)?;
                 self.intact_behind = highest(source, at, next)?;
@@ -254,7 +254,11 @@ impl SegmentReport {
 }
 
 /// The highest index of an intact record.
-fn highest<F: File>(source: &mut Source<F>, from: u64, base: u64) -> Result<u64, StorageError> {
+fn highest<F: File>(
+    source: &mut SegmentReader<F>,
+    from: u64,
+    base: u64,
+) -> Result<u64, StorageError> {
     let (mut intact, mut highest) = (Intact::new(source, from, base), 0);
     while let Some((_, record)) = intact.next()? {
         highest = highest.max(record.header.index);

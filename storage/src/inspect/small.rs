@@ -1,12 +1,13 @@
 //! The small files of a directory as they are: `identity`, `meta`, `peers`, `heal`.
 
 use super::Vote;
+use crate::damage::DataLoss;
 use crate::error::StorageError;
-use crate::file::Dir;
-use crate::heal::{self, Heal};
-use crate::identity::{Copies, Identity};
-use crate::meta;
-use crate::peers;
+use crate::files::heal;
+use crate::files::identity::{Copies, Identity};
+use crate::files::known_peers;
+use crate::files::meta;
+use crate::medium::Dir;
 
 /// A small file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +107,7 @@ pub(super) fn identity<D: Dir>(dir: &D, there: bool) -> Result<Small<Identity>, 
 
 pub(super) fn peers<D: Dir>(dir: &D, there: bool) -> Result<Small<Vec<(u64, u64)>>, StorageError> {
     match there {
-        true => Small::of(peers::read(dir)),
+        true => Small::of(known_peers::read(dir)),
         false => Ok(Small::Missing),
     }
 }
@@ -115,7 +116,7 @@ pub(super) fn heal<D: Dir>(
     dir: &D,
     there: bool,
     incarnation: Option<u64>,
-) -> Result<Small<Heal>, StorageError> {
+) -> Result<Small<DataLoss>, StorageError> {
     if !there {
         return Ok(Small::Missing);
     }

@@ -7,9 +7,9 @@
 
 use std::{fmt, io, mem};
 
-use super::aside::Aside;
 use crate::error::{Doing, StorageError};
-use crate::file::{ALIGNED, File};
+use crate::medium::{ALIGNED, File};
+use crate::snapshot::background::Background;
 
 /// A block has as many chunks,
 const CHUNKS: usize = 16;
@@ -144,7 +144,7 @@ pub(super) struct Appender<F: File> {
     manner: Manner,
     /// What is being filled.
     block: Block,
-    writes: Aside<Written<F>>,
+    writes: Background<Written<F>>,
     /// Up to where it is flushed, or will be with what is on its way.
     synced: u64,
 }
@@ -162,7 +162,7 @@ impl<F: File> Appender<F> {
             file,
             manner,
             block,
-            writes: Aside::new("ringraft-snap-w", manner.aside, Written::write),
+            writes: Background::new("ringraft-snap-w", manner.aside, Written::write),
             synced: at,
         })
     }
@@ -255,7 +255,7 @@ pub(super) struct Scan<F: File> {
     manner: Manner,
     /// What was read last.
     block: Block,
-    reads: Aside<Fetched<F>>,
+    reads: Background<Fetched<F>>,
 }
 
 impl<F: File> Scan<F> {
@@ -264,7 +264,7 @@ impl<F: File> Scan<F> {
             file,
             manner,
             block: Block::new(manner.chunk_bytes),
-            reads: Aside::new("ringraft-snap-r", manner.aside, Fetched::read),
+            reads: Background::new("ringraft-snap-r", manner.aside, Fetched::read),
         }
     }
 
@@ -317,9 +317,9 @@ impl<F: File> Scan<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::file::Dir;
-    use crate::memory::{Fault, Memory};
-    use crate::source::PAGE;
+    use crate::medium::Dir;
+    use crate::medium::PAGE;
+    use crate::medium::memory::{Fault, Memory};
     use crate::{Disk, StorageError};
 
     const MANNER: Manner = Manner {

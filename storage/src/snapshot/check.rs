@@ -6,12 +6,12 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::format::{
-    CHUNK_HEAD_LEN, FOOTER_LEN, Footer, HEAD_LEN, Header, chunk_crc, digest, header_crc,
-};
-use super::{SnapshotId, SnapshotMeta};
 use crate::error::StorageError;
 use crate::record::u32_at;
+use crate::snapshot::format::{
+    CHUNK_HEAD_LEN, FOOTER_LEN, Footer, HEAD_LEN, Header, chunk_crc, digest, header_crc,
+};
+use crate::snapshot::id::{SnapshotId, SnapshotMeta};
 
 /// Whose snapshots these are.
 #[derive(Clone, Copy, Debug)]

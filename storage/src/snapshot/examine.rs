@@ -1,12 +1,13 @@
 //! Looking at the folder of snapshots from outside, of any cluster, without changing anything: for tools.
 
-use super::blocks::{Manner, Scan};
-use super::check::{Checker, Owner};
-use super::format::CHUNK_SIZES;
-use super::read::read_piece;
-use super::{BAD, FOLDER, PARTIAL, SnapshotFound, SnapshotId, SnapshotMeta, UNFINISHED, WHOLE};
+use crate::decision::SnapshotFound;
 use crate::error::{Doing, StorageError};
-use crate::file::{Dir, File};
+use crate::medium::{Dir, File};
+use crate::snapshot::blocks::{Manner, Scan};
+use crate::snapshot::check::{Checker, Owner};
+use crate::snapshot::format::CHUNK_SIZES;
+use crate::snapshot::id::{BAD, FOLDER, PARTIAL, SnapshotId, SnapshotMeta, UNFINISHED, WHOLE};
+use crate::snapshot::read::read_piece;
 
 /// A file in the folder of snapshots.
 #[derive(Clone, Debug)]

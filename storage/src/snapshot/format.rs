@@ -19,9 +19,9 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use super::SnapshotMeta;
 use crate::error::StorageError;
 use crate::record::{u32_at, u64_at};
+use crate::snapshot::id::SnapshotMeta;
 
 /// Bytes of the header in front of the members.
 pub(super) const HEAD_LEN: usize = 64;

@@ -4,12 +4,12 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::blocks::Scan;
-use super::check::{Checker, Piece};
-use super::store::Shared;
-use super::{SnapshotId, SnapshotMeta};
 use crate::error::{Doing, StorageError};
-use crate::file::{Dir, File};
+use crate::medium::{Dir, File};
+use crate::snapshot::blocks::Scan;
+use crate::snapshot::check::{Checker, Piece};
+use crate::snapshot::folder::Folder;
+use crate::snapshot::id::{SnapshotId, SnapshotMeta};
 
 /// The state in a snapshot. Each chunk is verified before a byte of it is handed out; the end of the file only after the
 /// footer has confirmed the whole.
@@ -26,14 +26,14 @@ pub struct SnapshotReader<D: Dir> {
 
 impl<D: Dir> SnapshotReader<D> {
     pub(super) fn open(
-        shared: &Shared<D>,
+        folder: &Folder<D>,
         file: D::File,
         held: Arc<()>,
         id: SnapshotId,
     ) -> Result<SnapshotReader<D>, StorageError> {
-        let checker = Checker::new(id, shared.owner, file.path());
+        let checker = Checker::new(id, folder.owner, file.path());
         let mut reader = SnapshotReader {
-            scan: Scan::new(file, shared.manner),
+            scan: Scan::new(file, folder.manner),
             checker,
             buffer: Vec::new(),
             unread: 0..0,

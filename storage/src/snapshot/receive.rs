@@ -9,19 +9,19 @@ use std::io;
 use std::mem;
 use std::sync::Arc;
 
-use super::blocks::{Appender, Scan};
-use super::check::Checker;
-use super::format::{FOOTER_LEN, HEAD_LEN};
-use super::read::{SnapshotReader, read_piece};
-use super::store::Shared;
-use super::{PARTIAL, SnapshotId, SnapshotMeta};
 use crate::error::{Doing, StorageError};
-use crate::file::{Dir, File as _};
+use crate::medium::{Dir, File as _};
+use crate::snapshot::blocks::{Appender, Scan};
+use crate::snapshot::check::Checker;
+use crate::snapshot::folder::Folder;
+use crate::snapshot::format::{FOOTER_LEN, HEAD_LEN};
+use crate::snapshot::id::{PARTIAL, SnapshotId, SnapshotMeta};
+use crate::snapshot::read::{SnapshotReader, read_piece};
 
 /// A snapshot being received. Dropped before [`Incoming::finish`], what is there stays for the next attempt.
 #[derive(Debug)]
 pub struct Incoming<D: Dir> {
-    shared: Arc<Shared<D>>,
+    folder: Arc<Folder<D>>,
     id: SnapshotId,
     /// `None` when the snapshot was there already.
     out: Option<Appender<D::File>>,
@@ -33,17 +33,17 @@ pub struct Incoming<D: Dir> {
 
 impl<D: Dir> Incoming<D> {
     pub(super) fn open(
-        shared: Arc<Shared<D>>,
+        folder: Arc<Folder<D>>,
         id: SnapshotId,
     ) -> Result<Incoming<D>, StorageError> {
         let name = id.file(PARTIAL);
-        let path = shared.path(&name);
+        let path = folder.path(&name);
         if id.bytes < (HEAD_LEN + FOOTER_LEN) as u64 {
             let detail = format!("no snapshot is as short as {} bytes", id.bytes);
             return Err(StorageError::snapshot(&path, None, detail));
         }
         let there = {
-            let mut shelf = shared.shelf();
+            let mut shelf = folder.shelf();
             if shelf.receiving.contains(&id) {
                 let detail = "it is being received already";
                 return Err(StorageError::snapshot(&path, None, detail));
@@ -53,8 +53,8 @@ impl<D: Dir> Incoming<D> {
         };
         // From here on the claim is given back when something goes wrong.
         let mut incoming = Incoming {
-            checker: Checker::new(id, shared.owner, &path),
-            shared,
+            checker: Checker::new(id, folder.owner, &path),
+            folder,
             id,
             out: None,
             buffer: Vec::new(),
@@ -67,8 +67,8 @@ impl<D: Dir> Incoming<D> {
     }
 
     fn begin(&mut self, name: &str) -> Result<(), StorageError> {
-        let path = self.shared.path(name);
-        let dir = &self.shared.dir;
+        let path = self.folder.path(name);
+        let dir = &self.folder.dir;
         let found = match dir.open(name) {
             Ok(file) if file.length().doing("read the length of", &path)? <= self.id.bytes => {
                 Some(file)
@@ -82,12 +82,12 @@ impl<D: Dir> Incoming<D> {
             let file = dir.create_empty(name).doing("create", &path)?;
             self.write_from(file, 0)?;
             // What is flushed of it is found again only with its name.
-            return self.shared.sync_names();
+            return self.folder.sync_names();
         };
         // A flush that failed leaves pages that are there and will never be written: what counts is what the medium has.
-        self.shared.manner.flush(&file)?;
+        self.folder.manner.flush(&file)?;
         file.drop_cache();
-        let mut scan = Scan::new(file.clone(), self.shared.manner);
+        let mut scan = Scan::new(file.clone(), self.folder.manner);
         loop {
             match read_piece(&mut scan, &mut self.checker, &mut self.buffer) {
                 Ok(Some(_)) => {}
@@ -104,7 +104,7 @@ impl<D: Dir> Incoming<D> {
     }
 
     fn write_from(&mut self, file: D::File, at: u64) -> Result<(), StorageError> {
-        self.out = Some(Appender::new(file, at, self.shared.manner)?);
+        self.out = Some(Appender::new(file, at, self.folder.manner)?);
         Ok(())
     }
 
@@ -138,7 +138,7 @@ impl<D: Dir> Incoming<D> {
                 bytes.len(),
                 self.id.bytes
             );
-            let path = self.shared.path(&self.id.file(PARTIAL));
+            let path = self.folder.path(&self.id.file(PARTIAL));
             return Err(StorageError::snapshot(&path, None, detail));
         }
         let result = self.take(bytes);
@@ -190,8 +190,8 @@ impl<D: Dir> Incoming<D> {
             _ => false,
         };
         if all {
-            let path = self.shared.path(&self.id.file(PARTIAL));
-            self.checker = Checker::new(self.id, self.shared.owner, &path);
+            let path = self.folder.path(&self.id.file(PARTIAL));
+            self.checker = Checker::new(self.id, self.folder.owner, &path);
             if let Some(Err(failed)) = self.out.as_mut().map(Appender::begin_again) {
                 self.failed = Some(failed);
             }
@@ -207,22 +207,22 @@ impl<D: Dir> Incoming<D> {
             return Err(failed.clone());
         }
         if self.out.is_none() {
-            let (file, held) = self.shared.open_file(self.id)?;
-            let reader = SnapshotReader::open(&self.shared, file, held, self.id)?;
+            let (file, held) = self.folder.open_file(self.id)?;
+            let reader = SnapshotReader::open(&self.folder, file, held, self.id)?;
             return Ok(reader.meta().clone());
         }
         let name = self.id.file(PARTIAL);
         if !self.checker.is_done() {
             let detail = format!("{} of {} bytes are here", self.offset(), self.id.bytes);
             return Err(StorageError::snapshot(
-                &self.shared.path(&name),
+                &self.folder.path(&name),
                 None,
                 detail,
             ));
         }
         let out = self.out.take();
         out.expect("there is one for what was not there").finish()?;
-        self.shared.publish(&name, self.id)?;
+        self.folder.publish(&name, self.id)?;
         let meta = self.checker.meta().cloned();
         Ok(meta.expect("all of it was verified"))
     }
@@ -234,7 +234,7 @@ impl<D: Dir> Incoming<D> {
     pub fn discard(mut self) -> Result<(), StorageError> {
         match self.out.take() {
             None => Ok(()),
-            Some(_) => self.shared.remove(&self.id.file(PARTIAL)),
+            Some(_) => self.folder.remove(&self.id.file(PARTIAL)),
         }
     }
 }
@@ -245,7 +245,7 @@ impl<D: Dir> Drop for Incoming<D> {
             // For the next attempt; without it that one has a block less.
             let _ = out.write_rest();
         }
-        let mut shelf = self.shared.shelf();
+        let mut shelf = self.folder.shelf();
         shelf.receiving.retain(|id| *id != self.id);
     }
 }

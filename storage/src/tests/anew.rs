@@ -2,7 +2,7 @@
 
 use super::rot::{Opened, open_with, settled};
 use super::*;
-use crate::memory::{Fault, Loss};
+use crate::medium::memory::{Fault, Loss};
 
 fn open_anew(dir: &Memory) -> Opened {
     let options = Options {
@@ -29,9 +29,9 @@ fn a_directory_in_the_place_of_a_lost_one_is_born_healing() {
             // However far it came: the next start is of the same mind, and finds nothing that does not say so.
             let left = memory.power_cut(Loss::Random(seed));
             let (_, found) = open_anew(&left).expect("it is made anew, or there");
-            let heal = found.heal.expect("it heals");
+            let heal = found.data_loss.expect("it heals");
             assert_eq!((heal.upto, heal.vote_lost), (u64::MAX, true), "{steps}");
-            assert!(heal.replaces && heal.wounds.is_empty(), "{steps}: {heal:?}");
+            assert!(heal.replaces && heal.damage.is_empty(), "{steps}: {heal:?}");
             assert_eq!((found.vote.term, found.last_index), (0, 0));
         }
         if is_made {
@@ -48,7 +48,7 @@ fn what_is_there_is_not_taken_for_lost() {
     let last = log.last();
     drop(log);
     let (_, found) = open_anew(&memory).expect("sound");
-    assert_eq!((found.heal, found.last_index), (None, last));
+    assert_eq!((found.data_loss, found.last_index), (None, last));
     assert!(!found.is_new);
 }
 
@@ -61,7 +61,7 @@ fn who_does_not_say_that_the_old_directory_is_lost_gets_a_new_one_that_is_not_he
         let is_made = open_anew(&memory).is_ok();
         let left = memory.power_cut(Loss::Nothing);
         let (_, found) = open_with(&left, true).expect("it is made anew, or there");
-        assert_eq!(found.heal.is_some(), !found.is_new, "step {step}");
+        assert_eq!(found.data_loss.is_some(), !found.is_new, "step {step}");
         unfinished += u64::from(found.is_new);
         if is_made {
             break;
@@ -75,9 +75,9 @@ fn it_heals_start_after_start_until_it_is_healed() {
     let memory = Memory::new(5);
     drop(open_anew(&memory).expect("made"));
     let (mut log, found) = open_with(&memory, true).expect("sound");
-    assert!(found.heal.expect("it heals still").replaces);
+    assert!(found.data_loss.expect("it heals still").replaces);
     log.healed().expect("forgotten");
     drop(log);
     let (_, found) = open_anew(&memory.power_cut(Loss::All)).expect("sound");
-    assert_eq!(found.heal, None);
+    assert_eq!(found.data_loss, None);
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
-use crate::memory::Loss;
+use crate::medium::memory::Loss;
 use crate::record::encoded_len;
-use crate::{Disk, FlushWay};
+use crate::{Disk, FlushBackend};
 
 #[test]
 fn what_was_flushed_is_there_after_the_power_fails() {
@@ -226,7 +226,7 @@ fn readers_on_other_threads_see_whole_records_only() {
 
 #[test]
 fn real_files_keep_what_was_closed_whichever_way_flushes() {
-    for flush in [FlushWay::Auto, FlushWay::Thread] {
+    for flush in [FlushBackend::Auto, FlushBackend::Thread] {
         for sync in [true, false] {
             let dir = tempfile::tempdir().expect("a temporary directory");
             let disk = Disk::new(dir.path());
@@ -238,9 +238,9 @@ fn real_files_keep_what_was_closed_whichever_way_flushes() {
             let open = || Log::open(disk.clone(), options(), CLUSTER, GROUP, NODE);
             let (mut log, _) = open().expect("a new log");
             match (sync, flush) {
-                (false, _) => assert_eq!(log.flush_way(), "none"),
-                (true, FlushWay::Thread) => assert_eq!(log.flush_way(), "thread"),
-                (true, _) => assert!(["io_uring", "thread"].contains(&log.flush_way())),
+                (false, _) => assert_eq!(log.flush_backend(), "none"),
+                (true, FlushBackend::Thread) => assert_eq!(log.flush_backend(), "thread"),
+                (true, _) => assert!(["io_uring", "thread"].contains(&log.flush_backend())),
             }
             log.append_some(30, 1, 1000);
             assert!(log.start_flush().expect("begins"));
@@ -271,7 +271,7 @@ fn after_settling_the_mark_says_that_all_is_durable() {
     assert_eq!(memory.steps(), steps + 2);
     log.settle().expect("once is enough");
     assert_eq!(memory.steps(), steps + 2);
-    // The last record goes bad. It had been durable, and the mark knows.
+    // The last record goes bad. It had been durable, and the marker knows.
     let at = (log.tail - 8) as usize;
     let left = memory.power_cut(Loss::All);
     left.damage("log/0000000000000001.seg", |bytes| bytes[at] ^= 1)

@@ -6,9 +6,10 @@ use std::path::Path;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::*;
-use crate::descriptor::{Handle, is_exhausted};
 use crate::log::MOST_OPEN;
-use crate::memory::Loss;
+use crate::log::handle::Handle;
+use crate::medium::descriptor::is_exhausted;
+use crate::medium::memory::Loss;
 use crate::{Disk, MAX_DESCRIPTORS};
 
 /// Segments of the log in `dir` that are open in this process, by their names.

@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 
 use super::*;
 use crate::Disk;
-use crate::file::File as _;
-use crate::memory::{Fault, Loss};
+use crate::medium::File as _;
+use crate::medium::memory::{Fault, Loss};
 
 /// Every call gives the error of the first failure.
 fn assert_poisoned(log: &mut Log<Memory>, first: &StorageError) {
@@ -158,7 +158,7 @@ fn what_a_start_finds_is_durable_even_after_a_flush_that_failed() {
             voted_for: Some(3),
         };
         log.save_vote(vote).expect("saved");
-        // Behind the write of term and vote.
+        // TailScan the write of term and vote.
         for step in 1..8 {
             memory.fail_at(memory.steps() + step, Fault::Io);
         }

@@ -8,8 +8,8 @@ use super::rot::{every_byte, flip, open_small, open_with, settled, settled_small
 use super::*;
 use crate::Disk;
 use crate::inspect::{Dumped, Outcome, ReadOnly, SegmentState, Small, dump, inspect, inspect_in};
-use crate::memory::Loss;
-use crate::segment::segment_name;
+use crate::log::segment::segment_name;
+use crate::medium::memory::Loss;
 
 /// Indexes of what is dumped, with `None` for a bad place.
 fn dumped<D: Dir>(dir: &D, from: u64, to: u64) -> Vec<Option<u64>> {
@@ -64,12 +64,15 @@ fn a_sound_directory() {
             (SegmentState::Spare, 0, 0),
         ]
     );
-    let marks: Vec<_> = seen.segments.iter().filter_map(|s| s.mark).collect();
+    let markers: Vec<_> = seen.segments.iter().filter_map(|s| s.marker).collect();
     assert_eq!(
-        marks.iter().map(|m| m.seal).collect::<Vec<_>>(),
+        markers.iter().map(|m| m.seal).collect::<Vec<_>>(),
         [true, true, false]
     );
-    assert_eq!((marks[2].end_index, marks[2].flushed_index), (last, last));
+    assert_eq!(
+        (markers[2].end_index, markers[2].flushed_index),
+        (last, last)
+    );
     assert_eq!(seen.segments[0].term_runs, [(1, 1)]);
     assert!(matches!(
         seen.alone,
@@ -193,7 +196,11 @@ fn what_is_shown_is_what_a_start_does_whatever_byte_is_bad() {
                 },
                 Ok((log, found)),
             ) => {
-                assert_eq!((*last, &found.heal), (log.last(), &None), "{name} at {at}");
+                assert_eq!(
+                    (*last, &found.data_loss),
+                    (log.last(), &None),
+                    "{name} at {at}"
+                );
             }
             (Outcome::Refused(said), Err(error)) => {
                 // `meta` says it by itself.
@@ -210,12 +217,12 @@ fn what_is_shown_is_what_a_start_does_whatever_byte_is_bad() {
             panic!("{name} at {at}: {:?}", seen.with_peers)
         };
         let upto = found
-            .heal
+            .data_loss
             .as_ref()
             .map(|heal| heal.upto)
             .filter(|&upto| upto > 0);
         assert_eq!((*last, *lost), (log.last(), upto), "{name} at {at}");
-        if found.heal.is_some() {
+        if found.data_loss.is_some() {
             assert!(!damage.is_empty(), "{name} at {at}");
             wrong += 1;
         }

@@ -3,13 +3,15 @@
 use super::rot::{flip, offset_of, open_with, settled};
 use super::*;
 use crate::Disk;
-use crate::memory::{Fault, Loss};
-use crate::mend::{Donor, Mend, MendError, Mended, NotGiven};
+use crate::log::segment::{RECORDS_AT, segment_name};
+use crate::medium::memory::{Fault, Loss};
+use crate::scrub::record_repair::{
+    NotFetched, RecordRepair, RecordSource, RepairError, RepairedRecords,
+};
 use crate::scrub::{Progress, Scrub};
-use crate::segment::{RECORDS_AT, segment_name};
 
 /// Steps of one pass, until something is bad or it is over.
-fn until_bad<D: Dir>(scrub: &mut Scrub<D>) -> Option<crate::Wound> {
+fn until_bad<D: Dir>(scrub: &mut Scrub<D>) -> Option<crate::Damage> {
     loop {
         let Progress { bad, finished, .. } = scrub.step(4096);
         if bad.is_some() || finished {
@@ -18,15 +20,18 @@ fn until_bad<D: Dir>(scrub: &mut Scrub<D>) -> Option<crate::Wound> {
     }
 }
 
-/// Takes from `donor` what is needed, however often.
-fn mend<D: Dir, E: Dir>(mend: &mut Mend<D>, donor: &Donor<E>) -> Result<u64, MendError> {
+/// Takes from `record_source` what is needed, however often.
+fn mend<D: Dir, E: Dir>(
+    mend: &mut RecordRepair<D>,
+    record_source: &RecordSource<E>,
+) -> Result<u64, RepairError> {
     for _ in 0..100 {
         let mut records = Vec::new();
         if let Some(want) = mend.wants() {
-            let given = donor.give(want.first, want.last, want.bytes, &mut records);
-            given.expect("the donor has it");
+            let given = record_source.give(want.first, want.last, want.bytes, &mut records);
+            given.expect("the record_source has it");
         }
-        if let Mended::Done(count) = mend.take(&records)? {
+        if let RepairedRecords::Done(count) = mend.take(&records)? {
             return Ok(count);
         }
     }
@@ -36,21 +41,21 @@ fn mend<D: Dir, E: Dir>(mend: &mut Mend<D>, donor: &Donor<E>) -> Result<u64, Men
 /// Finds and mends whatever is bad, and returns the places.
 fn mend_all<D: Dir, E: Dir>(
     scrub: &mut Scrub<D>,
-    donor: &Donor<E>,
+    record_source: &RecordSource<E>,
     applied: u64,
-) -> Vec<crate::Wound> {
-    let mut wounds = Vec::new();
-    while let Some(wound) = until_bad(scrub) {
-        assert!(wounds.len() < 100, "{wound} is found again and again");
+) -> Vec<crate::Damage> {
+    let mut all = Vec::new();
+    while let Some(damage) = until_bad(scrub) {
+        assert!(all.len() < 100, "{damage} is found again and again");
         let mut bad = scrub
             .mend(applied)
-            .unwrap_or_else(|| panic!("no hand for {wound}"));
+            .unwrap_or_else(|| panic!("no hand for {damage}"));
         let index = bad.index();
-        mend(&mut bad, donor).unwrap_or_else(|error| panic!("{wound}: {error}"));
+        mend(&mut bad, record_source).unwrap_or_else(|error| panic!("{damage}: {error}"));
         scrub.again(index);
-        wounds.push(wound);
+        all.push(damage);
     }
-    wounds
+    all
 }
 
 /// The log of [`settled`], and a peer's that holds the same.
@@ -63,30 +68,30 @@ fn two() -> (Memory, Log<Memory>, Log<Memory>) {
 #[test]
 fn any_byte_of_a_closed_segment() {
     let (memory, log, peer) = two();
-    let (donor, all, last) = (peer.donor(), log.contents(), log.last());
+    let (record_source, all, last) = (peer.record_source(), log.contents(), log.last());
     let mut scrub = log.scrub();
     let end = offset_of(&log, log.segments[2].view.base - 1) + 560;
     let name = segment_name(2);
     for at in (0..64).chain((RECORDS_AT..end).step_by(29)) {
         flip(&memory, &name, at);
-        let wounds = mend_all(&mut scrub, &donor, last);
-        assert_eq!(wounds.len(), 1, "byte {at}: {wounds:?}");
-        assert_eq!(wounds[0].file, name, "byte {at}");
+        let damage = mend_all(&mut scrub, &record_source, last);
+        assert_eq!(damage.len(), 1, "byte {at}: {damage:?}");
+        assert_eq!(damage[0].file, name, "byte {at}");
     }
     assert_eq!(log.contents(), all);
     let (left, found) = try_open(&memory.power_cut(Loss::All)).expect("it is on the disk");
-    assert_eq!((left.contents(), found.heal), (all, None));
+    assert_eq!((left.contents(), found.data_loss), (all, None));
 }
 
 #[test]
 fn a_byte_of_the_segment_in_use() {
     let (memory, mut log, peer) = two();
-    let (donor, last) = (peer.donor(), log.last());
+    let (record_source, last) = (peer.record_source(), log.last());
     let name = segment_name(log.segments[2].view.seq);
     let mut scrub = log.scrub();
     for index in [log.segments[2].view.base, last] {
         flip(&memory, &name, offset_of(&log, index) + 70);
-        assert_eq!(mend_all(&mut scrub, &donor, last).len(), 1);
+        assert_eq!(mend_all(&mut scrub, &record_source, last).len(), 1);
     }
     log.append_some(3, 1, 500);
     log.flush();
@@ -98,18 +103,18 @@ fn a_byte_of_the_segment_in_use() {
 #[test]
 fn any_page_that_cannot_be_read() {
     let (memory, log, peer) = two();
-    let (donor, all, last) = (peer.donor(), log.contents(), log.last());
+    let (record_source, all, last) = (peer.record_source(), log.contents(), log.last());
     let mut scrub = log.scrub();
     for seq in [1, 2] {
         for page in 0..4 {
             let (name, at) = (segment_name(seq), page * 4096);
             memory.make_unreadable(&name, at).expect("there");
-            let wounds = mend_all(&mut scrub, &donor, last);
-            assert_eq!(wounds.len(), 1, "{name} at {at}: {wounds:?}");
-            assert!(wounds[0].detail.contains("cannot be read"), "{wounds:?}");
+            let damage = mend_all(&mut scrub, &record_source, last);
+            assert_eq!(damage.len(), 1, "{name} at {at}: {damage:?}");
+            assert!(damage[0].detail.contains("cannot be read"), "{damage:?}");
             let left = memory.power_cut(Loss::All);
             let (left, found) = try_open(&left).expect("it is on the disk");
-            assert_eq!((left.contents(), found.heal), (all.clone(), None));
+            assert_eq!((left.contents(), found.data_loss), (all.clone(), None));
         }
     }
 }
@@ -125,7 +130,7 @@ fn many_bad_records_in_a_row() {
         })
         .expect("damaged");
     let mut scrub = log.scrub();
-    assert_eq!(mend_all(&mut scrub, &peer.donor(), last).len(), 1);
+    assert_eq!(mend_all(&mut scrub, &peer.record_source(), last).len(), 1);
     assert_eq!(log.contents(), all);
 }
 
@@ -149,17 +154,17 @@ fn a_stop_at_any_step_leaves_it_bad_or_good_and_nothing_worse() {
                     }
                 }
                 let mut scrub = log.scrub();
-                let wound = until_bad(&mut scrub).expect("it is found");
-                let index = wound.index.expect("an index");
+                let damage = until_bad(&mut scrub).expect("it is found");
+                let index = damage.index.expect("an index");
                 let mut hand = scrub.mend(last).expect("it can be mended");
                 memory.fail_at(memory.steps() + step, fault);
-                let mended = mend(&mut hand, &peer.donor()).is_ok();
+                let mended = mend(&mut hand, &peer.record_source()).is_ok();
                 let story = format!("{what}, {fault:?} at step {step}");
                 for seed in 0..16 {
                     let left = memory.power_cut(Loss::Random(seed));
                     let (log, found) = open_with(&left, true)
                         .unwrap_or_else(|error| panic!("{story}, seed {seed}: {error}"));
-                    if found.heal.is_none() {
+                    if found.data_loss.is_none() {
                         assert_eq!(log.contents(), all, "{story}, seed {seed}");
                     } else {
                         assert!(!mended, "{story}, seed {seed}");
@@ -188,12 +193,14 @@ fn what_does_not_belong_there_is_not_written() {
     let bytes = |memory: &Memory| {
         let mut bytes = vec![0; 16 << 10];
         let file = memory.open(&name).expect("it is there");
-        crate::file::File::read_at(&file, 0, &mut bytes).expect("it can be read");
+        crate::medium::File::read_at(&file, 0, &mut bytes).expect("it can be read");
         bytes
     };
     let before = bytes(&memory);
     let mut right = Vec::new();
-    peer.donor().give(5, 5, 1, &mut right).expect("given");
+    peer.record_source()
+        .give(5, 5, 1, &mut right)
+        .expect("given");
     let mut damaged = right.clone();
     damaged[100] ^= 1;
     let wrong = [
@@ -210,7 +217,7 @@ fn what_does_not_belong_there_is_not_written() {
         until_bad(&mut scrub).expect("it is found");
         let mut hand = scrub.mend(last).expect("it can be mended");
         let refused = hand.take(&records).expect_err("it is none");
-        assert!(matches!(refused, MendError::Wrong(_)), "{refused}");
+        assert!(matches!(refused, RepairError::Wrong(_)), "{refused}");
         // The right ones still do.
         assert_eq!(hand.wants().map(|want| want.first), Some(5));
         scrub.again(1);
@@ -220,11 +227,14 @@ fn what_does_not_belong_there_is_not_written() {
         until_bad(&mut scrub).expect("it is found");
         let mut hand = scrub.mend(last).expect("it can be mended");
         let took = hand.take(&batch(5, 5, 1, len));
-        assert!(!matches!(took, Ok(Mended::Done(_))), "{len}: {took:?}");
+        assert!(
+            !matches!(took, Ok(RepairedRecords::Done(_))),
+            "{len}: {took:?}"
+        );
         scrub.again(1);
     }
     assert_eq!(bytes(&memory), before);
-    assert_eq!(mend_all(&mut scrub, &peer.donor(), last).len(), 1);
+    assert_eq!(mend_all(&mut scrub, &peer.record_source(), last).len(), 1);
 }
 
 #[test]
@@ -245,10 +255,10 @@ fn a_segment_that_was_let_go_of_keeps_the_header_of_a_spare() {
     until_bad(&mut scrub).expect("it is found");
     let mut hand = scrub.mend(log.last()).expect("it can be mended");
     log.purge_before(log.segments[1].view.base).expect("purged");
-    assert!(matches!(hand.take(&[]), Err(MendError::Gone)));
+    assert!(matches!(hand.take(&[]), Err(RepairError::Reclaim)));
     let first = log.first();
     let (left, found) = open_with(&memory.power_cut(Loss::All), true).expect("it opens");
-    assert_eq!((left.first(), found.heal), (first, None));
+    assert_eq!((left.first(), found.data_loss), (first, None));
 }
 
 #[test]
@@ -261,8 +271,8 @@ fn a_log_that_was_replaced_is_not_written_to() {
     let (index, term) = (log.last() + 5, 2);
     take(&log.snapshots(), index, term, 10).expect("taken");
     log.reset_to(index, term).expect("replaced");
-    let refused = mend(&mut hand, &peer.donor()).expect_err("it is gone");
-    assert!(matches!(refused, MendError::Gone), "{refused}");
+    let refused = mend(&mut hand, &peer.record_source()).expect_err("it is gone");
+    assert!(matches!(refused, RepairError::Reclaim), "{refused}");
 }
 
 #[test]
@@ -270,10 +280,10 @@ fn a_donor_gives_only_what_it_has_sound_and_was_told_it_may() {
     let (memory, mut log) = settled();
     let last = log.last();
     let border = log.segments[1].view.base;
-    let donor = log.donor();
+    let record_source = log.record_source();
     let given = |first, last, bytes| {
         let mut out = Vec::new();
-        let given = donor.give(first, last, bytes, &mut out);
+        let given = record_source.give(first, last, bytes, &mut out);
         given.map(|upto| (upto, out.len()))
     };
     assert_eq!(given(3, 100, 1), Ok((3, 560)));
@@ -282,17 +292,17 @@ fn a_donor_gives_only_what_it_has_sound_and_was_told_it_may() {
         given(border - 2, last, 1 << 20).map(|g| g.0),
         Ok(border - 1)
     );
-    assert_eq!(given(last + 1, u64::MAX, 1), Err(NotGiven::Ahead));
-    assert_eq!(given(6, 5, 1), Err(NotGiven::Ahead), "not committed");
+    assert_eq!(given(last + 1, u64::MAX, 1), Err(NotFetched::Ahead));
+    assert_eq!(given(6, 5, 1), Err(NotFetched::Ahead), "not committed");
     flip(&memory, &segment_name(1), offset_of(&log, 5) + 60);
-    assert_eq!(given(5, 9, 1 << 20), Err(NotGiven::Bad));
+    assert_eq!(given(5, 9, 1 << 20), Err(NotFetched::Bad));
     assert_eq!(given(3, 9, 1 << 20), Ok((4, 2 * 560)));
     memory.fail_reads(true);
-    assert_eq!(given(3, 9, 1 << 20), Err(NotGiven::Bad));
+    assert_eq!(given(3, 9, 1 << 20), Err(NotFetched::Bad));
     memory.fail_reads(false);
     log.snapshot_what_is_durable();
     log.purge_before(border).expect("purged");
-    assert_eq!(given(3, 9, 1), Err(NotGiven::Purged));
+    assert_eq!(given(3, 9, 1), Err(NotFetched::Purged));
 }
 
 #[test]
@@ -320,11 +330,11 @@ fn long_records_and_real_files() {
         .expect("it is there");
     use std::os::unix::fs::FileExt;
     file.write_all_at(b"rot", 1_600_000).expect("written");
-    let wounds = mend_all(&mut scrub, &peer.donor(), log.last());
-    assert_eq!(wounds.len(), 1, "{wounds:?}");
+    let damage = mend_all(&mut scrub, &peer.record_source(), log.last());
+    assert_eq!(damage.len(), 1, "{damage:?}");
     file.write_all_at(b"rot", 100).expect("written");
     file.write_all_at(b"rot", 20).expect("written");
-    let wounds = mend_all(&mut scrub, &peer.donor(), log.last());
-    assert_eq!(wounds.len(), 1, "{wounds:?}");
+    let damage = mend_all(&mut scrub, &peer.record_source(), log.last());
+    assert_eq!(damage.len(), 1, "{damage:?}");
     assert_eq!(log.contents(), run(1, 6, 1));
 }

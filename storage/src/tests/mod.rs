@@ -17,10 +17,11 @@ mod snapshot;
 mod truncate;
 mod unreadable;
 
-use crate::file::Dir;
+use crate::medium::Dir;
 use crate::record::{Header, Records, encode_into};
 use crate::{
-    FlushState, Gone, Log, Memory, Options, Recovered, SnapshotId, SnapshotMeta, StorageError, Vote,
+    FlushState, Log, Memory, Options, Reclaim, Recovered, SnapshotId, SnapshotMeta, StorageError,
+    Vote,
 };
 use std::io::{Read as _, Write as _};
 

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
-use crate::memory::Loss;
-use crate::{Disk, FlushWay};
+use crate::medium::memory::Loss;
+use crate::{Disk, FlushBackend};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -145,8 +145,8 @@ fn play<D: Medium>(mut dir: D, options: &Options, ops: &[Op]) {
         term: 1,
         votes: vec![Vote::default()],
     };
-    // What the flush in flight will promise: last index, and how many votes were saved.
-    let mut flight: Option<(u64, usize)> = None;
+    // What the flush in group_flush will promise: last index, and how many votes were saved.
+    let mut group_flush: Option<(u64, usize)> = None;
     for (i, op) in ops.iter().enumerate() {
         match *op {
             Op::Append {
@@ -160,8 +160,11 @@ fn play<D: Medium>(mut dir: D, options: &Options, ops: &[Op]) {
             }
             Op::StartFlush => {
                 if log.start_flush().expect("begins") {
-                    assert!(flight.is_none(), "the end of the last one was not told yet");
-                    flight = Some((log.last(), model.votes.len()));
+                    assert!(
+                        group_flush.is_none(),
+                        "the end of the last one was not told yet"
+                    );
+                    group_flush = Some((log.last(), model.votes.len()));
                 }
             }
             Op::PollFlush | Op::Flush => {
@@ -171,12 +174,12 @@ fn play<D: Medium>(mut dir: D, options: &Options, ops: &[Op]) {
                 };
                 match state.expect("no error") {
                     FlushState::Done => {
-                        let (last, votes) = flight.take().expect("one was in flight");
+                        let (last, votes) = group_flush.take().expect("one was in group_flush");
                         model.promised = model.promised.max(last.min(model.last()));
                         model.votes.drain(..votes - 1);
                     }
-                    FlushState::Running => assert!(flight.is_some()),
-                    FlushState::Idle => assert!(flight.is_none()),
+                    FlushState::Running => assert!(group_flush.is_some()),
+                    FlushState::Idle => assert!(group_flush.is_none()),
                 }
                 assert!(log.durable() >= model.promised);
                 assert_eq!(log.durable_vote(), model.votes[0]);
@@ -189,13 +192,13 @@ fn play<D: Medium>(mut dir: D, options: &Options, ops: &[Op]) {
                 if last_kept < log.last() {
                     log.truncate_after(last_kept).expect("cut");
                     model.truncate(last_kept);
-                    // It waits for the flush in flight, whose end is still to be told of.
+                    // It waits for the flush in group_flush, whose end is still to be told of.
                     model.promised = last_kept;
-                    if let Some((last, _)) = &mut flight {
+                    if let Some((last, _)) = &mut group_flush {
                         *last = last_kept;
                     }
                     model.votes_are_durable();
-                    if let Some((_, votes)) = &mut flight {
+                    if let Some((_, votes)) = &mut group_flush {
                         *votes = 1;
                     }
                     // What comes from here on is of a new leader.
@@ -214,15 +217,15 @@ fn play<D: Medium>(mut dir: D, options: &Options, ops: &[Op]) {
                 take(&log.snapshots(), index, term, 700).expect("taken");
                 if dies {
                     drop(log);
-                    flight = None;
+                    group_flush = None;
                     log = open(&dir).0;
                     dir.hold(false);
                     // Only the process died: what was saved is in the page cache.
                     model.votes = vec![log.vote()];
                 } else {
                     log.reset_to(index, term).expect("replaced");
-                    if let Some(flight) = &mut flight {
-                        *flight = (index, 1);
+                    if let Some(group_flush) = &mut group_flush {
+                        *group_flush = (index, 1);
                     }
                     model.votes_are_durable();
                 }
@@ -232,7 +235,9 @@ fn play<D: Medium>(mut dir: D, options: &Options, ops: &[Op]) {
             Op::Purge(count) => {
                 let taken = log.snapshot_what_is_durable();
                 model.snapshot = taken.map_or(0, |id| id.index);
-                log.snapshots().prune(&mut Gone::default()).expect("pruned");
+                log.snapshots()
+                    .prune(&mut Reclaim::default())
+                    .expect("pruned");
                 let first = log
                     .purge_before(log.last().saturating_sub(count))
                     .expect("purged");
@@ -249,7 +254,7 @@ fn play<D: Medium>(mut dir: D, options: &Options, ops: &[Op]) {
             }
             Op::Restart(seed) => {
                 drop(log);
-                flight = None;
+                group_flush = None;
                 dir = dir.stop(seed);
                 let (reopened, found) = open(&dir);
                 log = reopened;
@@ -276,7 +281,7 @@ fn play<D: Medium>(mut dir: D, options: &Options, ops: &[Op]) {
             }
             Op::Close => {
                 log.close().expect("closed");
-                flight = None;
+                group_flush = None;
                 model.promised = model.last();
                 model.votes_are_durable();
                 let (reopened, found) = open(&dir);
@@ -324,7 +329,7 @@ fn a_log_in_memory_is_a_vector_that_survives_power_cuts() {
 
 #[test]
 fn a_log_on_disk_is_a_vector() {
-    for flush in [FlushWay::Auto, FlushWay::Thread] {
+    for flush in [FlushBackend::Auto, FlushBackend::Thread] {
         let options = Options { flush, ..small() };
         runner(8)
             .run(&ops(false), |ops| {

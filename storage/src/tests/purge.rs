@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::Disk;
-use crate::memory::{Fault, Loss};
-use crate::segment::segment_name;
+use crate::log::segment::segment_name;
+use crate::medium::memory::{Fault, Loss};
 
 #[test]
 fn whole_segments_below_the_index_go() {

@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::Disk;
-use crate::identity::{IDENTITY_NAME, Identity};
-use crate::mark::{MARK_LEN, Mark, MarkKind};
-use crate::memory::{Fault, Loss};
-use crate::recover::{Action, Found};
-use crate::segment::{RECORDS_AT, SegmentHeader, State, segment_name};
+use crate::decision::{Action, Found};
+use crate::files::identity::{IDENTITY_NAME, Identity};
+use crate::log::segment::{RECORDS_AT, SegmentHeader, State, segment_name};
+use crate::log::tail_marker::{MARKER_LEN, MarkerKind, TailMarker};
+use crate::medium::memory::{Fault, Loss};
 
 /// The decisions about segments, the spare one aside.
 fn decisions(found: &Recovered) -> Vec<(Found, Action)> {
@@ -44,7 +44,7 @@ fn flip(dir: &Memory, seq: u64, at: u64) {
         .expect("damaged");
 }
 
-/// A log with one segment and ten records; the first seven are durable and a mark says so.
+/// A log with one segment and ten records; the first seven are durable and a marker says so.
 fn seven_durable_of_ten() -> (Memory, Log<Memory>) {
     let memory = Memory::new(3);
     let mut log = open(&memory);
@@ -132,7 +132,7 @@ fn torn_tail() {
     let bytes = log.segments[0]
         .view
         .map
-        .slice(at as usize + MARK_LEN..16 << 10);
+        .slice(at as usize + MARKER_LEN..16 << 10);
     assert!(bytes.iter().all(|&b| b == 0));
     drop(log);
     let found = try_open(&left).expect("it opens").1;
@@ -191,7 +191,7 @@ fn torn_mark() {
 fn a_bad_record_that_had_been_durable() {
     let (memory, log) = seven_durable_of_ten();
     let left = memory.power_cut(Loss::Nothing);
-    // The mark behind 10 says that 7 were durable when it was written.
+    // The marker behind 10 says that 7 were durable when it was written.
     flip(&left, 1, offset_of(&log, 7) + 60);
     let (file, index, detail) = corrupt(&left);
     assert_eq!((file.as_str(), index), ("0000000000000001.seg", Some(7)));
@@ -216,7 +216,7 @@ fn a_bad_record_in_a_full_segment() {
 fn every_flipped_bit_of_durable_records_is_corruption_or_harmless() {
     let (memory, log) = seven_durable_of_ten();
     let whole = log.contents();
-    for at in (RECORDS_AT..log.tail + MARK_LEN as u64 + 64).step_by(5) {
+    for at in (RECORDS_AT..log.tail + MARKER_LEN as u64 + 64).step_by(5) {
         let left = memory.power_cut(Loss::Nothing);
         flip(&left, 1, at);
         match try_open(&left) {
@@ -244,7 +244,7 @@ fn torn_pages_in_any_combination() {
     let whole = log.contents();
     let (from, to) = (
         offset_of(&log, 8) as usize / 512,
-        (log.tail as usize + MARK_LEN) / 512,
+        (log.tail as usize + MARKER_LEN) / 512,
     );
     assert!(to - from >= 2 && to - from < 10);
     for lost in 0..1 << (to - from + 1) {
@@ -579,12 +579,12 @@ fn incarnations_differ_and_stay() {
 
 #[test]
 fn stale_bytes_of_a_recycled_segment() {
-    // Old records and marks, with good checksums, behind the end: of the file's former life.
+    // Old records and markers, with good checksums, behind the end: of the file's former life.
     let (memory, log) = three_segments();
     let base = log.segments[2].view.base;
     let at = log.tail as usize + 1000 / 8 * 8;
-    let stale = |end_index, seq| Mark {
-        kind: MarkKind::Tail,
+    let stale = |end_index, seq| TailMarker {
+        kind: MarkerKind::Tail,
         end_index,
         flushed_index: end_index,
         seq,
@@ -594,7 +594,7 @@ fn stale_bytes_of_a_recycled_segment() {
     left.damage(&segment_name(3), |bytes| {
         let old = batch(base - 9, base - 4, 1, 100);
         bytes[at..at + old.len()].copy_from_slice(&old);
-        bytes[at + old.len()..][..MARK_LEN].copy_from_slice(&stale(base - 4, 1).encode());
+        bytes[at + old.len()..][..MARKER_LEN].copy_from_slice(&stale(base - 4, 1).encode());
     })
     .expect("replaced");
     let (reopened, found) = try_open(&left).expect("it opens");
@@ -612,12 +612,12 @@ fn stale_bytes_of_a_recycled_segment() {
     assert_eq!((last, reopened.contents()), (log.last(), log.contents()));
     drop(reopened);
 
-    // Old bytes right where the end is torn: their indexes and marks do not count.
+    // Old bytes right where the end is torn: their indexes and markers do not count.
     let torn = memory.power_cut(Loss::All);
     torn.damage(&segment_name(3), |bytes| {
         let (old, at) = (batch(base - 9, base - 4, 1, 100), log.tail as usize);
         bytes[at..at + old.len()].copy_from_slice(&old);
-        bytes[at + old.len()..][..MARK_LEN].copy_from_slice(&stale(base + 99, 1).encode());
+        bytes[at + old.len()..][..MARKER_LEN].copy_from_slice(&stale(base + 99, 1).encode());
     })
     .expect("replaced");
     let (reopened, found) = try_open(&torn).expect("it opens");

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::Disk;
-use crate::memory::{Fault, Loss};
-use crate::segment::segment_name;
+use crate::log::segment::segment_name;
+use crate::medium::memory::{Fault, Loss};
 
 #[test]
 fn the_log_goes_on_behind_the_snapshot() {
@@ -86,7 +86,7 @@ fn any_step_of_it_may_fail() {
     log.flush();
     let (last, old) = (log.last(), log.contents());
     drop(log);
-    // Behind the end; in a tail that was never committed; where the log agrees and is replaced all the same.
+    // TailScan the end; in a tail that was never committed; where the log agrees and is replaced all the same.
     for (index, term) in [(last + 10, 2), (last - 5, 2), (last - 5, 1)] {
         for fault in [Fault::PowerOff, Fault::Io, Fault::Full] {
             let mut step = 0;
@@ -127,7 +127,7 @@ fn any_step_of_it_may_fail() {
 fn versions(memory: &Memory) -> (u8, u8) {
     let file = memory.open("meta").expect("there");
     let mut bytes = vec![0; 8192];
-    crate::file::File::read_at(&file, 0, &mut bytes).expect("read");
+    crate::medium::File::read_at(&file, 0, &mut bytes).expect("read");
     (bytes[12], bytes[4096 + 12])
 }
 
@@ -257,7 +257,7 @@ fn a_bad_newest_snapshot_falls_back_to_the_other_and_the_log() {
         log.append_some(20, 1, 500);
         log.flush();
         ids.push(take(&snapshots, round * 20 - 3, 1, 800).expect("taken"));
-        let floor = snapshots.prune(&mut Gone::default()).expect("pruned");
+        let floor = snapshots.prune(&mut Reclaim::default()).expect("pruned");
         let expected = if round == 1 { 0 } else { (round - 1) * 20 - 3 };
         assert_eq!(floor, expected);
         let first = log.purge_before(floor + 1).expect("purged");
@@ -328,7 +328,7 @@ fn records_behind_a_replaced_log_are_not_dropped_for_a_copy_that_went_bad() {
     let newest = |memory: &Memory| {
         let file = memory.open("meta").expect("there");
         let mut bytes = vec![0; 8192];
-        crate::file::File::read_at(&file, 0, &mut bytes).expect("read");
+        crate::medium::File::read_at(&file, 0, &mut bytes).expect("read");
         let sequence = |at: usize| crate::record::u64_at(&bytes, at + 16);
         if sequence(0) > sequence(4096) {
             0

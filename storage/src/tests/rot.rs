@@ -2,15 +2,15 @@
 //! has less than it promised always says so.
 
 use super::*;
-use crate::heal::HEAL_NAME;
-use crate::identity::IDENTITY_NAME;
-use crate::mark::MARK_LEN;
-use crate::memory::{Fault, Loss};
-use crate::meta::META_NAME;
-use crate::peers::PEERS_NAME;
-use crate::recover::{Action, Found};
-use crate::segment::{RECORDS_AT, segment_name};
-use crate::{Heal, Wound};
+use crate::decision::{Action, Found};
+use crate::files::heal::HEAL_NAME;
+use crate::files::identity::IDENTITY_NAME;
+use crate::files::known_peers::PEERS_NAME;
+use crate::files::meta::META_NAME;
+use crate::log::segment::{RECORDS_AT, segment_name};
+use crate::log::tail_marker::MARKER_LEN;
+use crate::medium::memory::{Fault, Loss};
+use crate::{Damage, DataLoss};
 
 pub(super) type Opened = Result<(Log<Memory>, Recovered), StorageError>;
 
@@ -35,7 +35,7 @@ pub(super) fn offset_of<D: Dir>(log: &Log<D>, index: u64) -> u64 {
     view.seek(index, u64::MAX).expect("it is there").1
 }
 
-/// Three segments of term 1, all durable and a mark says so; a vote in term 3, in both copies; two peers.
+/// Three segments of term 1, all durable and a marker says so; a vote in term 3, in both copies; two peers.
 pub(super) fn settled() -> (Memory, Log<Memory>) {
     let (memory, mut log) = three_segments();
     let mut peers = log.known_peers();
@@ -47,10 +47,10 @@ pub(super) fn settled() -> (Memory, Log<Memory>) {
     (memory, log)
 }
 
-fn wound(found: &Recovered) -> (Heal, Wound) {
-    let heal = found.heal.clone().expect("it heals");
-    let wound = heal.wounds.first().cloned().expect("it was found now");
-    (heal, wound)
+fn damage(found: &Recovered) -> (DataLoss, Damage) {
+    let heal = found.data_loss.clone().expect("it heals");
+    let damage = heal.damage.first().cloned().expect("it was found now");
+    (heal, damage)
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_bad_record_is_cut_off_and_fetched_again() {
 
     let (mut log, found) = heal(&left);
     assert_eq!(log.contents(), run(1, 4, 1));
-    let (told, bad) = wound(&found);
+    let (told, bad) = damage(&found);
     assert_eq!((told.upto, told.term, told.vote_lost), (last, 3, false));
     assert_eq!(
         (bad.file, bad.offset, bad.index),
@@ -90,14 +90,14 @@ fn a_bad_record_is_cut_off_and_fetched_again() {
     let left = left.power_cut(Loss::All);
     // The option is off now: what was lost stays lost all the same.
     let (mut log, found) = try_open(&left).expect("it is sound");
-    let told = found.heal.expect("still healing");
-    assert_eq!((told.upto, told.term, told.wounds), (last, 3, vec![]));
+    let told = found.data_loss.expect("still healing");
+    assert_eq!((told.upto, told.term, told.damage), (last, 3, vec![]));
     log.append_some(last - 7, 1, 500);
     log.flush();
     log.healed().expect("removed");
     drop(log);
     let (log, found) = try_open(&left.power_cut(Loss::All)).expect("sound");
-    assert_eq!(found.heal, None);
+    assert_eq!(found.data_loss, None);
     assert_eq!(log.contents(), run(1, last, 1));
 }
 
@@ -111,7 +111,7 @@ fn a_torn_tail_needs_no_healing() {
     let left = memory.power_cut(Loss::Nothing);
     flip(&left, &segment_name(1), offset_of(&log, 9) + 60);
     let (log, found) = heal(&left);
-    assert_eq!((log.last(), found.heal), (8, None));
+    assert_eq!((log.last(), found.data_loss), (8, None));
     assert!(!left.list("").expect("listed").contains(&HEAL_NAME.into()));
 }
 
@@ -147,7 +147,7 @@ fn the_power_fails_before_any_step_of_healing() {
             for seed in 0..12 {
                 let left = memory.power_cut(Loss::Random(seed));
                 let (mut log, found) = heal(&left);
-                let told = found.heal.expect("it never forgets");
+                let told = found.data_loss.expect("it never forgets");
                 assert_eq!(told.upto, last, "{what}, step {step}, seed {seed}");
                 assert_eq!(log.contents(), run(1, kept, 1), "{what}, step {step}");
                 // It goes on, and the next start finds that.
@@ -155,7 +155,7 @@ fn the_power_fails_before_any_step_of_healing() {
                 log.flush();
                 let (log, found) = try_open(&left.power_cut(Loss::All)).expect("sound by now");
                 assert_eq!(
-                    (log.last(), found.heal.map(|h| h.upto)),
+                    (log.last(), found.data_loss.map(|h| h.upto)),
                     (kept + 3, Some(last))
                 );
             }
@@ -184,7 +184,7 @@ fn the_power_fails_before_any_step_of_having_healed() {
             let found = try_open(&memory.power_cut(Loss::Random(seed)))
                 .expect("sound")
                 .1;
-            assert!(outcome.is_err() || found.heal.is_none(), "step {step}");
+            assert!(outcome.is_err() || found.data_loss.is_none(), "step {step}");
         }
         if outcome.is_ok() {
             break;
@@ -202,7 +202,7 @@ fn a_missing_segment_is_fetched_again() {
     left.remove(&segment_name(2)).expect("removed");
     let (log, found) = heal(&left);
     assert_eq!(log.contents(), run(1, border - 1, 1));
-    let (told, bad) = wound(&found);
+    let (told, bad) = damage(&found);
     assert_eq!((told.upto, bad.index), (last, Some(border)));
     assert!(
         bad.detail.contains("the next segment begins with"),
@@ -219,7 +219,7 @@ fn all_segments_are_missing() {
         left.remove(&format!("log/{name}")).expect("removed");
     }
     let (mut log, found) = heal(&left);
-    let (told, _) = wound(&found);
+    let (told, _) = damage(&found);
     assert_eq!(
         (log.last(), told.upto),
         (0, u64::MAX),
@@ -253,7 +253,7 @@ fn a_segment_that_was_made_shorter() {
     };
     let (log, found) = Log::open(disk, options, CLUSTER, GROUP, NODE).expect("it heals");
     assert_eq!(log.contents(), run(1, border - 1, 1));
-    assert_eq!(found.heal.expect("it heals").upto, 60);
+    assert_eq!(found.data_loss.expect("it heals").upto, 60);
 }
 
 #[test]
@@ -265,17 +265,17 @@ fn a_bad_seal_costs_nothing() {
         .seek(border, u64::MAX)
         .expect("it is there")
         .1;
-    for at in 0..MARK_LEN as u64 {
+    for at in 0..MARKER_LEN as u64 {
         let left = memory.power_cut(Loss::All);
         flip(&left, &segment_name(1), seal + at);
         let (log, found) = try_open(&left).expect("every record is there");
-        assert_eq!((log.contents(), &found.heal), (run(1, last, 1), &None));
+        assert_eq!((log.contents(), &found.data_loss), (run(1, last, 1), &None));
         let mended = Found::SealDamaged { offset: seal };
         let decision = found.decisions.iter().find(|d| d.found == mended);
-        assert_eq!(decision.expect("it was seen").action, Action::Mend);
+        assert_eq!(decision.expect("it was seen").action, Action::Rewrite);
         drop(log);
         let found = try_open(&left.power_cut(Loss::All)).expect("sound").1;
-        assert!(found.decisions.iter().all(|d| d.action != Action::Mend));
+        assert!(found.decisions.iter().all(|d| d.action != Action::Rewrite));
     }
 }
 
@@ -290,7 +290,10 @@ fn a_spare_with_a_bad_header_is_no_loss() {
         "without peers nobody says what it held"
     );
     let (reopened, found) = heal(&left);
-    assert_eq!((reopened.contents(), &found.heal), (log.contents(), &None));
+    assert_eq!(
+        (reopened.contents(), &found.data_loss),
+        (log.contents(), &None)
+    );
     let decision = found
         .decisions
         .iter()
@@ -328,7 +331,7 @@ fn a_lost_vote_is_told_of_until_it_is_settled() {
             for seed in 0..12 {
                 let left = memory.power_cut(Loss::Random(seed));
                 let (mut log, found) = heal(&left);
-                let told = found.heal.clone().expect("it never forgets");
+                let told = found.data_loss.clone().expect("it never forgets");
                 assert_eq!((told.upto, told.vote_lost), (0, true), "step {step}");
                 // The highest term in the log, and a vote for itself there.
                 let vote = Vote {
@@ -341,7 +344,7 @@ fn a_lost_vote_is_told_of_until_it_is_settled() {
                 log.flush();
                 let (mut log, found) = try_open(&left.power_cut(Loss::All)).expect("sound");
                 assert_eq!(found.vote.term, 7);
-                assert!(found.heal.expect("still").vote_lost);
+                assert!(found.data_loss.expect("still").vote_lost);
                 log.healed().expect("removed");
             }
             if outcome.is_ok() {
@@ -369,11 +372,11 @@ fn one_bad_copy_of_the_vote_may_have_been_the_newer_one() {
         "the older one is all that is left"
     );
     assert!(
-        wound(&found).0.vote_lost,
+        damage(&found).0.vote_lost,
         "and it is not taken for the vote"
     );
     let found = try_open(&left).expect("sound").1;
-    assert!(found.heal.expect("still").vote_lost);
+    assert!(found.data_loss.expect("still").vote_lost);
 }
 
 #[test]
@@ -387,7 +390,7 @@ fn a_bad_heal_file_heals_carefully() {
         flip(&left, HEAL_NAME, at);
         for heal in [true, false] {
             let (_, found) = open_with(&left, heal).expect("it opens");
-            let told = found.heal.expect("it heals");
+            let told = found.data_loss.expect("it heals");
             assert_eq!((told.upto, told.vote_lost, told.term), (u64::MAX, true, 3));
             assert!(
                 found
@@ -420,7 +423,7 @@ fn an_older_identity_is_read_and_doubled() {
                 .all(|d| d.found != Found::CopyDamaged)
         );
     }
-    let length = crate::file::File::length(&left.open(IDENTITY_NAME).expect("there"));
+    let length = crate::medium::File::length(&left.open(IDENTITY_NAME).expect("there"));
     assert_eq!(length.expect("length"), 8192);
     // Both copies: nothing else says which node this is.
     flip(&left, IDENTITY_NAME, 33);
@@ -444,7 +447,7 @@ fn damage_below_a_snapshot_costs_nothing() {
     // It reaches into the second segment: the log can begin there.
     let (left, covered, border, last) = bad(|border, _| border + 1);
     let (log, found) = open_with(&left, true).expect("it opens");
-    assert_eq!((found.first_index, found.heal), (border, None));
+    assert_eq!((found.first_index, found.data_loss), (border, None));
     assert_eq!(log.contents(), run(border, last, 1));
     let covers = Found::Covered { index: covered };
     assert!(found.decisions.iter().any(|d| d.found == covers));
@@ -454,7 +457,7 @@ fn damage_below_a_snapshot_costs_nothing() {
     // It covers all of it.
     let (left, _, _, last) = bad(|_, last| last);
     let (log, found) = open_with(&left, true).expect("it opens");
-    assert_eq!((log.last(), found.heal), (last, None));
+    assert_eq!((log.last(), found.data_loss), (last, None));
 
     // It ends before the second segment: what is between is lost, and so is what comes behind.
     let (bad, ..) = bad(|_, _| 7);
@@ -467,7 +470,7 @@ fn damage_below_a_snapshot_costs_nothing() {
             let left = memory.power_cut(Loss::Random(seed));
             let (mut log, found) = heal(&left);
             assert_eq!((log.first(), log.last(), found.prev_term), (8, 7, 1));
-            assert_eq!(found.heal.expect("it heals").upto, last, "step {step}");
+            assert_eq!(found.data_loss.expect("it heals").upto, last, "step {step}");
             log.append_some(2, 1, 10);
             assert_eq!(log.contents(), run(8, 9, 1));
         }
@@ -491,11 +494,11 @@ fn a_bad_snapshot_before_the_log() {
     assert!(try_open(&left).is_err(), "there is a gap");
     let (log, found) = heal(&left);
     assert_eq!((log.first(), log.last(), found.snapshot), (1, 0, None));
-    let told = found.heal.expect("it heals");
+    let told = found.data_loss.expect("it heals");
     assert_eq!((told.upto, told.vote_lost), (last, false));
     drop(log);
     let found = try_open(&left.power_cut(Loss::All)).expect("sound").1;
-    assert_eq!(found.heal.expect("still").upto, last);
+    assert_eq!(found.data_loss.expect("still").upto, last);
 }
 
 #[test]
@@ -522,7 +525,7 @@ fn a_replacement_whose_snapshot_is_bad() {
         for seed in 0..8 {
             let (log, found) = heal(&memory.power_cut(Loss::Random(seed)));
             assert_eq!((log.first(), log.last()), (1, 0), "step {step}");
-            assert_eq!(found.heal.expect("it heals").upto, u64::MAX);
+            assert_eq!(found.data_loss.expect("it heals").upto, u64::MAX);
         }
         if outcome.is_ok() {
             break;
@@ -595,7 +598,7 @@ fn any_byte_of_any_file_without_peers() {
         Ok((log, found)) => {
             assert_eq!(log.contents(), all, "{name} at {at}");
             assert_eq!(
-                (found.heal, found.identity),
+                (found.data_loss, found.identity),
                 (None, identity),
                 "{name} at {at}"
             );
@@ -632,7 +635,7 @@ fn any_byte_of_any_file_with_peers() {
             "{name} at {at}"
         );
         assert_eq!(log.known_peers().list(), [(1, 11), (3, 33)]);
-        let lost = found.heal.as_ref();
+        let lost = found.data_loss.as_ref();
         if log.last() < last {
             assert_eq!(lost.map(|h| h.upto), Some(last), "{name} at {at}");
         }
@@ -647,12 +650,12 @@ fn any_byte_of_any_file_with_peers() {
         }) += 1;
         // What it says once it says again.
         if at % 16 == 0 {
-            let said = found.heal.map(|h| (h.upto, h.vote_lost));
+            let said = found.data_loss.map(|h| (h.upto, h.vote_lost));
             let kept = log.first() as usize - 1..log.last() as usize;
             drop(log);
             let (log, found) = open_small(&left.power_cut(Loss::All), false).expect("sound");
             assert_eq!(
-                found.heal.map(|h| (h.upto, h.vote_lost)),
+                found.data_loss.map(|h| (h.upto, h.vote_lost)),
                 said,
                 "{name} at {at}"
             );
@@ -664,7 +667,7 @@ fn any_byte_of_any_file_with_peers() {
 
 #[test]
 fn any_byte_while_the_last_batch_has_no_later_mark() {
-    // 1..=7 are durable and a mark says so; 8..=10 are durable too, and nothing says so yet.
+    // 1..=7 are durable and a marker says so; 8..=10 are durable too, and nothing says so yet.
     let memory = Memory::new(3);
     let mut log = open(&memory);
     log.append_some(7, 1, 200);
@@ -680,7 +683,7 @@ fn any_byte_while_the_last_batch_has_no_later_mark() {
     every_byte(&left, |name, at, left| {
         let (log, found) = heal(&left);
         assert_eq!(log.contents(), all[..log.last() as usize], "{name} at {at}");
-        if log.last() < 10 && found.heal.is_none() {
+        if log.last() < 10 && found.data_loss.is_none() {
             // The one thing that cannot be told from a torn write.
             assert!(
                 name == segment_name(1) && (from..to).contains(&at),
@@ -689,7 +692,7 @@ fn any_byte_while_the_last_batch_has_no_later_mark() {
             assert!(log.last() >= 7);
             unseen += 1;
         }
-        let told = found.heal.map_or(10, |heal| heal.upto);
+        let told = found.data_loss.map_or(10, |heal| heal.upto);
         assert!(told == 10 || told == 0, "{name} at {at}: {told}");
     });
     assert!(unseen > 0, "the case is there");
@@ -722,7 +725,7 @@ fn any_two_places_never_panic_and_never_lie() {
             let (name, len) = &files[which];
             // Half of the time at the front, where headers are; sometimes a whole block.
             let at = if next(2) == 0 { next(64) } else { next(*len) };
-            // Not where the log ends: were the newest records lost with the mark behind them, nothing would tell.
+            // Not where the log ends: were the newest records lost with the marker behind them, nothing would tell.
             let many = if which != 2 && next(8) == 0 { 4096 } else { 1 };
             let end = (at + many).min(*len);
             let by = next(255) as u8 + 1;
@@ -734,7 +737,7 @@ fn any_two_places_never_panic_and_never_lie() {
         match open_with(&left, true) {
             Ok((log, found)) => {
                 assert_eq!(log.contents(), all[..log.last() as usize], "round {round}");
-                let upto = found.heal.map_or(0, |heal| heal.upto);
+                let upto = found.data_loss.map_or(0, |heal| heal.upto);
                 assert!(
                     log.last() == last || upto >= last,
                     "round {round}: {upto}, {}, {:#?}",

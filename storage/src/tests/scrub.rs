@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::rot::flip;
 use super::*;
 use crate::Disk;
+use crate::log::segment::{RECORDS_AT, segment_name};
 use crate::scrub::{Progress, Scrub};
-use crate::segment::{RECORDS_AT, segment_name};
 
 /// Steps until a pass is over.
 fn pass<D: Dir>(scrub: &mut Scrub<D>, max_bytes: u64) -> Vec<Progress> {
@@ -23,8 +23,8 @@ fn pass<D: Dir>(scrub: &mut Scrub<D>, max_bytes: u64) -> Vec<Progress> {
 }
 
 fn bad(steps: &[Progress]) -> Vec<(String, u64, Option<u64>)> {
-    let wounds = steps.iter().filter_map(|step| step.bad.as_ref());
-    wounds
+    let damage = steps.iter().filter_map(|step| step.bad.as_ref());
+    damage
         .map(|w| (w.file.clone(), w.offset, w.index))
         .collect()
 }

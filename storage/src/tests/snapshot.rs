@@ -3,7 +3,7 @@
 use super::*;
 use crate::Disk;
 use crate::Snapshots;
-use crate::memory::{Fault, Loss};
+use crate::medium::memory::{Fault, Loss};
 
 /// A log whose first 30 records are durable, and its snapshots.
 fn with_log<D: Dir>(dir: &D) -> (Log<D>, Snapshots<D>) {
@@ -255,7 +255,7 @@ fn a_full_disk_costs_the_snapshot_only() {
         })
         .map(|name| {
             let file = memory.open(&name).expect("there");
-            crate::file::File::length(&file).expect("its length")
+            crate::medium::File::length(&file).expect("its length")
         })
         .sum();
     memory.set_capacity(Some(files + used + 3000));
@@ -529,12 +529,18 @@ fn what_does_not_belong_is_refused() {
 fn two_are_kept_and_a_source_can_be_read_to_its_end() {
     let memory = Memory::new(1);
     let (_log, snapshots) = with_log(&memory);
-    assert_eq!(snapshots.prune(&mut Gone::default()).expect("nothing"), 0);
+    assert_eq!(
+        snapshots.prune(&mut Reclaim::default()).expect("nothing"),
+        0
+    );
     let mut ids = Vec::new();
     for index in 1..=4 {
         ids.push(take(&snapshots, index, 1, 900).expect("taken"));
         if index == 1 {
-            assert_eq!(snapshots.prune(&mut Gone::default()).expect("nothing"), 0);
+            assert_eq!(
+                snapshots.prune(&mut Reclaim::default()).expect("nothing"),
+                0
+            );
         }
     }
     // Parts of older ones, one of them in use, and of a newer one.
@@ -549,12 +555,12 @@ fn two_are_kept_and_a_source_can_be_read_to_its_end() {
     let in_use = snapshots.receive(part(3)).expect("begun");
     let mut source = snapshots.source(ids[0]).expect("it is there");
     let mut reader = snapshots.open(ids[1]).expect("it is there");
-    assert_eq!(snapshots.prune(&mut Gone::default()).expect("pruned"), 3);
+    assert_eq!(snapshots.prune(&mut Reclaim::default()).expect("pruned"), 3);
     assert_eq!(snapshots.list(), ids[2..]);
     let names = memory.list("snap").expect("listed");
     assert_eq!(names.iter().filter(|n| n.ends_with("part")).count(), 2);
     drop(in_use);
-    assert_eq!(snapshots.prune(&mut Gone::default()).expect("pruned"), 3);
+    assert_eq!(snapshots.prune(&mut Reclaim::default()).expect("pruned"), 3);
     assert_eq!(memory.list("snap").expect("listed").len(), 3);
 
     let mut bytes = vec![0; 10_000];
@@ -588,10 +594,10 @@ fn a_long_file_in_use_is_whole_when_it_is_pruned() {
     for index in 2..=3 {
         take(&snapshots, index, 1, 100).expect("taken");
     }
-    let mut gone = Gone::default();
+    let mut gone = Reclaim::default();
     assert_eq!(snapshots.prune(&mut gone).expect("pruned"), 2);
     while !gone.is_empty() {
-        gone.give_back();
+        gone.reclaim();
     }
     assert_eq!(
         snapshots.disk_bytes().expect("read"),
@@ -621,13 +627,13 @@ fn any_step_of_pruning_and_putting_aside_may_fail() {
             let snapshots = log.snapshots();
             let begun = memory.steps();
             memory.fail_at(begun + step, fault);
-            let outcome = snapshots.prune(&mut Gone::default()).and_then(|floor| {
+            let outcome = snapshots.prune(&mut Reclaim::default()).and_then(|floor| {
                 assert_eq!(floor, 4);
                 // The newest is found bad, and then the one before.
                 assert_eq!(snapshots.reject(ids[4])?, Some(ids[3]));
                 assert_eq!(snapshots.reject(ids[4])?, Some(ids[3]));
                 assert_eq!(snapshots.reject(ids[3])?, None);
-                snapshots.prune(&mut Gone::default())
+                snapshots.prune(&mut Reclaim::default())
             });
             let story = format!("{fault:?} at step {step}");
             for loss in losses() {
@@ -649,7 +655,7 @@ fn any_step_of_pruning_and_putting_aside_may_fail() {
             if fault != Fault::PowerOff {
                 goes_on(&mut log);
                 snapshots
-                    .prune(&mut Gone::default())
+                    .prune(&mut Reclaim::default())
                     .expect("the medium is well again");
                 let kept = snapshots.list();
                 assert!(kept.len() <= 2);
@@ -677,7 +683,7 @@ fn live(log: &mut Log<Memory>, promised: &mut u64) -> Result<(), StorageError> {
         // Applied is less than what is durable here.
         let index = last - round % 3;
         take(&snapshots, index, round, 700 + round as usize * 100)?;
-        let floor = snapshots.prune(&mut Gone::default())?;
+        let floor = snapshots.prune(&mut Reclaim::default())?;
         log.purge_before(floor + 1)?;
     }
     Ok(())
@@ -991,7 +997,7 @@ fn snapshots_that_somebody_has_removed_stand_for_nothing_and_hold_up_nothing() {
         memory.remove(&id.file("snap")).expect("it was there");
     }
     // The oldest is to go, and is gone.
-    assert_eq!(snapshots.prune(&mut Gone::default()).expect("pruned"), 2);
+    assert_eq!(snapshots.prune(&mut Reclaim::default()).expect("pruned"), 2);
     let error = snapshots.verify(ids[2]).expect_err("it is gone");
     assert!(matches!(error, StorageError::Snapshot { .. }), "{error}");
     assert_eq!(snapshots.reject(ids[2]).expect("set aside"), Some(ids[1]));

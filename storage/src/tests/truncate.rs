@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Disk;
-use crate::memory::{Fault, Loss};
+use crate::medium::memory::{Fault, Loss};
 
 #[test]
 fn the_end_moves_back_and_the_log_goes_on() {
@@ -143,7 +143,7 @@ fn the_power_fails_before_any_step_of_it() {
     }
     assert!(
         step >= 7,
-        "only {step} steps: intent, removal, mark, zeros, flush, intent cleared"
+        "only {step} steps: intent, removal, marker, zeros, flush, intent cleared"
     );
 }
 

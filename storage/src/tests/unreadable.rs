@@ -1,11 +1,11 @@
-//! Pages that the disk does not give back: each is a wound with a place, as a wrong checksum is, and never a signal.
+//! Pages that the disk does not give back: each is a damage with a place, as a wrong checksum is, and never a signal.
 
 use super::rot::{flip, offset_of, open_small, open_with, settled, settled_small};
 use super::*;
+use crate::decision::{Action, Found};
 use crate::inspect::{ReadOnly, dump, inspect_in};
-use crate::memory::Loss;
-use crate::recover::{Action, Found};
-use crate::segment::segment_name;
+use crate::log::segment::segment_name;
+use crate::medium::memory::Loss;
 use std::ops::ControlFlow;
 
 /// Calls `story` for each page of each file, with a copy in which only that page is unreadable.
@@ -48,11 +48,11 @@ fn a_record_in_the_middle_is_cut_off_there_and_the_log_goes_on_over_the_place() 
     );
 
     let (mut log, found) = open_with(&left, true).expect("it heals");
-    let heal = found.heal.expect("it says so");
+    let heal = found.data_loss.expect("it says so");
     assert_eq!((heal.upto, heal.vote_lost), (last, false));
-    let wound = &heal.wounds[0];
-    assert_eq!((&wound.file, wound.index), (&name, Some(bad)));
-    assert!(wound.detail.contains("cannot be read"), "{wound}");
+    let damage = &heal.damage[0];
+    assert_eq!((&damage.file, damage.index), (&name, Some(bad)));
+    assert!(damage.detail.contains("cannot be read"), "{damage}");
     assert_eq!(log.contents(), all[..bad as usize - 1]);
 
     log.append_some(last + 1 - bad, 1, 500);
@@ -60,7 +60,7 @@ fn a_record_in_the_middle_is_cut_off_there_and_the_log_goes_on_over_the_place() 
     log.healed().expect("removed");
     drop(log);
     let (log, found) = try_open(&left.power_cut(Loss::All)).expect("sound");
-    assert_eq!((log.contents(), found.heal), (all, None));
+    assert_eq!((log.contents(), found.data_loss), (all, None));
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn any_page_of_any_file_with_peers() {
         assert_eq!(log.contents(), all[first as usize - 1..end as usize]);
         assert!(first == 1 || first == 6, "{name} at {at}: {first}");
         assert_eq!(log.known_peers().list(), [(1, 11), (3, 33)]);
-        let heal = found.heal;
+        let heal = found.data_loss;
         if end < last {
             let upto = heal.as_ref().map_or(0, |heal| heal.upto);
             assert!(upto >= last, "{name} at {at}: {upto}");
@@ -99,7 +99,7 @@ fn any_page_of_any_file_with_peers() {
         let (log, found) = open_small(&again, heal.is_some())
             .unwrap_or_else(|error| panic!("{name} at {at}, later: {error}"));
         assert_eq!((log.last(), found.vote.term), (last + 3, 8));
-        assert_eq!(found.heal.is_some(), heal.is_some(), "{name} at {at}");
+        assert_eq!(found.data_loss.is_some(), heal.is_some(), "{name} at {at}");
     });
     assert!(
         visited > 12 && healed > 5 && harmless > 5,
@@ -116,7 +116,11 @@ fn any_page_of_any_file_without_peers_is_refused_or_costs_nothing() {
     every_page(&memory, |name, at, left| match open_small(&left, false) {
         Ok((log, found)) => {
             assert_eq!(log.contents(), all, "{name} at {at}");
-            assert_eq!((found.heal, found.vote), (None, vote), "{name} at {at}");
+            assert_eq!(
+                (found.data_loss, found.vote),
+                (None, vote),
+                "{name} at {at}"
+            );
         }
         Err(StorageError::Corrupt { path, detail, .. }) => {
             assert!(path.ends_with(name), "{name} at {at}: {}", path.display());
@@ -133,7 +137,7 @@ fn any_page_of_any_file_without_peers_is_refused_or_costs_nothing() {
 
 #[test]
 fn the_end_of_the_log_is_no_torn_tail_when_it_cannot_be_read() {
-    // 1..=7 are durable and a mark says so; 8..=10 are durable too, and nothing says so yet.
+    // 1..=7 are durable and a marker says so; 8..=10 are durable too, and nothing says so yet.
     let memory = Memory::new(3);
     let mut log = open(&memory);
     log.append_some(7, 1, 700);
@@ -147,12 +151,12 @@ fn the_end_of_the_log_is_no_torn_tail_when_it_cannot_be_read() {
     torn.damage(&name, |bytes| bytes[at as usize..].fill(0))
         .expect("damaged");
     let (_, found) = open_with(&torn, true).expect("it opens");
-    assert_eq!(found.heal, None, "a power failure leaves this");
+    assert_eq!(found.data_loss, None, "a power failure leaves this");
 
     left.make_unreadable(&name, at).expect("there");
     assert!(open_with(&left, false).is_err());
     let (log, found) = open_with(&left, true).expect("it heals");
-    let upto = found.heal.map(|heal| heal.upto);
+    let upto = found.data_loss.map(|heal| heal.upto);
     assert_eq!(upto, Some(u64::MAX), "nothing says how far it went");
     assert!(log.last() >= 5, "{}", log.last());
 }
@@ -177,7 +181,7 @@ fn a_seal_that_cannot_be_read_is_written_anew() {
         .expect("there");
     for _ in 0..2 {
         let (log, found) = try_open(&left).expect("it opens");
-        assert_eq!((log.contents(), found.heal), (all.clone(), None));
+        assert_eq!((log.contents(), found.data_loss), (all.clone(), None));
     }
 }
 

@@ -15,7 +15,7 @@ class Cluster(base.Peer):
     key = "ringraft"
     name = "ringraft"
     cases = base.REPLICATED
-    conditions = "three nodes and the load in one process, flush on ({flush_way}), default options, 20 s warm-up"
+    conditions = "three nodes and the load in one process, flush on ({flush_backend}), default options, 20 s warm-up"
     ours = True
 
     def tool_missing(self):
@@ -83,7 +83,7 @@ class Log(base.RustPeer):
     name = "ringraft-storage"
     package = "logs"
     cases = base.LOGS
-    conditions = "this tree; flush on ({flush_way}); encoding counted"
+    conditions = "this tree; flush on ({flush_backend}); encoding counted"
     ours = True
 
     def measure(self, case, seconds, processes):

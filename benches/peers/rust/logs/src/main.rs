@@ -48,8 +48,8 @@ fn main() {
     match args.log {
         Kind::Storage => {
             let log = Ours::open(&args.data);
-            let way = log.log.flush_way();
-            run(log, &args, serde_json::json!({ "flush_way": way }));
+            let way = log.log.flush_backend();
+            run(log, &args, serde_json::json!({ "flush_backend": way }));
         }
         Kind::RaftEngine => {
             let log = RaftEngine::open(&args.data);
