@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 
 use storage::record;
 
+use crate::entry::KIND_COMMAND;
 use crate::flow::shared::Shared;
-use crate::wire::KIND_COMMAND;
-use crate::{Index, NodeId, Term};
+use crate::types::{Index, NodeId, Term};
 
 /// A committed entry.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,25 +4,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::StartError;
-use crate::flow::clock::COUNTS_SUSPENSION;
-use crate::pending::MAX_SLOTS;
-use crate::resources::memory_of_machine;
+use crate::clock::COUNTS_SUSPENSION;
+use crate::error::StartError;
+use crate::machine::memory_of_machine;
+use crate::request::token::MAX_SLOTS;
+use crate::types::NodeId;
 
 /// The longest election timeout: deadlines are small multiples of it.
 const LONGEST_ELECTION: Duration = Duration::from_secs(3600);
 /// The longest of the other times, so that no deadline is out of a clock's reach.
 const LONGEST_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// Names a node for its whole life: never an address, and never given to another node. `1 ..= u32::MAX`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(pub u32);
-
-impl std::fmt::Display for NodeId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// A voter of the cluster and where its peers reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::NodeId;
+use crate::types::NodeId;
 
 /// Why a proposal or a read has no result. A read changes nothing, so it may be repeated whatever is said of it.
 ///

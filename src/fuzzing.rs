@@ -2,8 +2,8 @@
 
 use storage::scrub::record_repair::NotFetched;
 
-use crate::flow::transfer::Parcel;
 use crate::raft::{Append, Core, Membership, Message, Outcome, Output, Restored, Settings, Sizes};
+use crate::wire::transfer::Parcel;
 use crate::wire::{self, Frame, Head};
 
 /// A head that was understood, and what it is when it is written again.
@@ -30,7 +30,7 @@ pub fn reread(kind: u8, head: &[u8]) -> Option<Reread> {
         }
         Frame::Forward { term, origin } => (kind, wire::forward(term, origin).as_ref().to_vec()),
         Frame::Parcel(parcel) => {
-            let (kind, head) = wire::parcel(parcel);
+            let (kind, head) = wire::transfer::encode(parcel);
             (kind, head.as_ref().to_vec())
         }
         Frame::Refused => (kind, wire::forward(0, 0).as_ref().to_vec()),
@@ -117,7 +117,7 @@ pub fn message_heads() -> Vec<(u8, Vec<u8>)> {
         },
     ];
     let records = records.map(|parcel| {
-        let (kind, head) = wire::parcel(parcel);
+        let (kind, head) = wire::transfer::encode(parcel);
         (kind, head.as_ref().to_vec())
     });
     heads.chain(proposals).chain(records).collect()

@@ -40,8 +40,8 @@
 //!
 //! # The way of an entry
 //!
-//! `ARCHITECTURE.md` draws it; the files of `flow`, in the order in which an entry passes them: `consensus`, `append`,
-//! `replicate`, `receive`, `apply`, `reply`. `raft` decides and does nothing; `flow` does and decides nothing.
+//! `ARCHITECTURE.md` draws it; the folders of `flow`, in the order in which an entry passes them: `consensus`, `append`,
+//! `network`, `apply`; `request` has its answer. `raft` decides about terms, votes and commits, and does nothing; `flow` carries that out.
 //!
 //! # What is promised
 //!
@@ -57,40 +57,43 @@
 
 #[doc(hidden)]
 pub mod bench;
+mod clock;
 mod committed;
 mod config;
+mod entry;
 mod error;
 mod flow;
-mod fsm;
 #[doc(hidden)]
 pub mod fuzzing;
+mod host;
+mod machine;
 mod node;
-mod pending;
 mod raft;
+mod request;
 mod resources;
 pub mod session;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod state_machine;
 mod status;
+mod types;
 mod wire;
 
 pub use committed::{Committed, ReadCommittedError};
-pub use config::{Config, Flush, IdleWay, Lease, Member, NodeId, Threads};
+pub use config::{Config, Flush, IdleWay, Lease, Member, Threads};
 pub use error::{Fault, ProposeError, ShutdownError, StartError};
-pub use flow::reply::{Outbox, OutboxId};
-#[doc(hidden)]
-pub use fsm::Kind;
-pub use fsm::{Batch, Entry, SnapshotWriter, StateMachine};
-pub use node::{Consistency, Driver, Node};
-pub use pending::{Pending, Reply};
+pub use host::driver::Driver;
+pub use node::{Consistency, Node};
+pub use request::outbox::{Outbox, OutboxId};
+pub use request::pending::Pending;
+pub use request::token::Reply;
 pub use ringbuf::Notify;
 pub use session::{Session, Sessions};
+#[doc(hidden)]
+pub use state_machine::Kind;
+pub use state_machine::{Batch, Entry, SnapshotWriter, StateMachine};
 pub use status::{
     Exclusion, HopStatus, PeerStatus, RefusalStatus, Repairs, RingStatus, Role, SnapshotStatus,
     Status, TransferStatus,
 };
-
-/// A place in the log; the first entry has 1.
-pub type Index = u64;
-/// A time of at most one leader.
-pub type Term = u64;
+pub use types::{Index, NodeId, Term};

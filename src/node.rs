@@ -10,20 +10,23 @@ use std::time::Duration;
 
 use ringbuf::Notify;
 
+use crate::clock::{deadline, micros, time_left};
 use crate::committed::{self, Committed, ReadCommittedError};
-use crate::flow::clock::{deadline, micros, time_left};
-use crate::flow::graph;
-use crate::flow::reply::{Outbox, OutboxId, SinkId};
-use crate::flow::rings::{Ask, Doors, See};
+use crate::config::{Config, Threads};
+use crate::error::{ProposeError, ShutdownError, StartError};
+use crate::flow::rings::{Ask, Ingress, See};
 use crate::flow::shared::{Shared, Stop};
-use crate::pending::{Pending, Token, WAITING_CALLER};
+use crate::host::build;
+use crate::host::driver::Driver;
+use crate::request::outbox::{Outbox, OutboxId};
+use crate::request::pending::Pending;
+use crate::request::sinks::SinkId;
+use crate::request::table::WAITING_CALLER;
+use crate::request::token::Token;
+use crate::state_machine::StateMachine;
 use crate::status::{RingStatus, Role, Status};
+use crate::types::{Index, NodeId};
 use crate::wire::MAX_ATTACHED;
-use crate::{
-    Config, Index, NodeId, ProposeError, ShutdownError, StartError, StateMachine, Threads,
-};
-
-pub use crate::flow::runner::Driver;
 
 /// What a read must see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +68,7 @@ pub struct Node {
 
 struct Inner {
     shared: Arc<Shared>,
-    doors: Doors,
+    ingress: Ingress,
     max_entry_bytes: usize,
     inline_bytes: usize,
     proposal_timeout: Duration,
@@ -105,10 +108,10 @@ impl Node {
         config: &Config,
         machine: Box<dyn StateMachine>,
     ) -> Result<Self, StartError> {
-        let graph = graph::build(listener, config, machine)?;
-        let (shared, doors) = (graph.shared.clone(), graph.doors.clone());
+        let graph = build::build(listener, config, machine)?;
+        let (shared, ingress) = (graph.shared.clone(), graph.ingress.clone());
         let threads = graph.spawn(config).inspect_err(|_| await_end(&shared))?;
-        Ok(Self::new(shared, doors, config, threads))
+        Ok(Self::new(shared, ingress, config, threads))
     }
 
     /// Starts a node without threads: the embedder runs it by calling [`Driver::poll`] from a thread of its own. All stages
@@ -122,21 +125,21 @@ impl Node {
     ) -> Result<(Self, Driver), StartError> {
         let mut config = config.checked()?;
         config.threads = Threads::Shared; // The embedder's thread is the one that is woken.
-        let graph = graph::build(|| bind(&config), &config, Box::new(machine))?;
-        let (shared, doors) = (graph.shared.clone(), graph.doors.clone());
+        let graph = build::build(|| bind(&config), &config, Box::new(machine))?;
+        let (shared, ingress) = (graph.shared.clone(), graph.ingress.clone());
         let (driver, threads) = graph.drive(&config).inspect_err(|_| await_end(&shared))?;
-        Ok((Self::new(shared, doors, &config, threads), driver))
+        Ok((Self::new(shared, ingress, &config, threads), driver))
     }
 
     pub(crate) fn new(
         shared: Arc<Shared>,
-        doors: Doors,
+        ingress: Ingress,
         config: &Config,
         threads: Vec<JoinHandle<()>>,
     ) -> Self {
         let inner = Inner {
             shared,
-            doors,
+            ingress,
             max_entry_bytes: config.max_entry_bytes,
             inline_bytes: config.inline_bytes,
             proposal_timeout: config.proposal_timeout,
@@ -232,7 +235,7 @@ impl Node {
     pub fn snapshot(&self) -> Result<Pending, ProposeError> {
         let shared = &self.inner.shared;
         let token = self.inner.take(WAITING_CALLER, 0, &[])?;
-        if !shared.desk.call(token) {
+        if !shared.handoff.call(token) {
             shared.table.untake(token);
             return Err(ProposeError::Busy);
         }
@@ -469,7 +472,7 @@ impl Inner {
                 return Err(ProposeError::Busy);
             }
         }
-        let sent = self.doors.propose.try_send(|slot| {
+        let sent = self.ingress.propose.try_send(|slot| {
             slot.ask = ask;
             slot.token = token.0;
             slot.is_long = is_long;
@@ -514,7 +517,7 @@ impl Inner {
 
     fn ask(&self, sink: SinkId, tag: u64, query: &[u8], see: See) -> Result<Token, ProposeError> {
         let token = self.take(sink, tag, query)?;
-        let sent = self.doors.read.try_send(|slot| {
+        let sent = self.ingress.read.try_send(|slot| {
             slot.see = see;
             slot.token = token.0;
         });

@@ -1,10 +1,12 @@
 //! What a node takes of its machine, computed from its configuration: descriptors and memory.
 
-use crate::flow::graph::{ASIDE_SLOTS, RingSizes};
-use crate::flow::replicate::POOLED_BYTES;
-use crate::flow::spill::KEPT_BYTES;
+use crate::config::Config;
+use crate::error::StartError;
+use crate::flow::network::body::POOLED_BYTES;
 use crate::flow::transfer::CHUNK_BYTES;
-use crate::{Config, StartError};
+use crate::host::build::{ASIDE_SLOTS, RingSizes};
+use crate::machine::Memory;
+use crate::request::large::KEPT_BYTES;
 
 /// Connections to the raft port that have not said who they are: as many are heard at a time, if there are descriptors for
 /// them.
@@ -146,7 +148,7 @@ impl Config {
             true => of(RingSizes::PRODUCT.bulk + 3, grown).saturating_add(POOLED_BYTES as u64),
             false => 0,
         };
-        let first = crate::flow::graph::BATCH_BUFFER as u64;
+        let first = crate::host::build::BATCH_BUFFER as u64;
         let inbound = if peers > 0 {
             RingSizes::PRODUCT.inbound_bulk
         } else {
@@ -246,62 +248,12 @@ fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
-/// How much memory this process may have, and what says so.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Memory {
-    pub(crate) bytes: u64,
-    pub(crate) limit: &'static str,
-}
-
-/// The least of all limits; `None`: none is known here.
-#[cfg(target_os = "linux")]
-pub(crate) fn memory_of_machine() -> Option<Memory> {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let number = |path: String| read(&path)?.trim().parse().ok();
-    let mut limits: Vec<(u64, &'static str)> = Vec::new();
-    let groups = read("/proc/self/cgroup").unwrap_or_default();
-    for line in groups.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
-            continue;
-        };
-        let (root, file) = match controllers {
-            "" => ("/sys/fs/cgroup", "memory.max"),
-            some if some.split(',').any(|name| name == "memory") => {
-                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
-            }
-            _ => continue,
-        };
-        // Each group above it has a limit as well. In a container the path may be one of the host, and only the root is seen.
-        for group in std::path::Path::new(path).ancestors() {
-            let group = group.display().to_string();
-            let found = number(format!("{root}/{}/{file}", group.trim_matches('/')));
-            limits.extend(found.map(|bytes| (bytes, "the limit of its control group")));
-        }
-    }
-    limits.extend(
-        storage::address_space_limit()
-            .map(|bytes| (bytes, "its limit of address space (ulimit -v)")),
-    );
-    let total = read("/proc/meminfo").and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
-    });
-    limits.extend(total.map(|kib| (kib.saturating_mul(1 << 10), "the memory of the machine")));
-    let (bytes, limit) = limits.into_iter().min()?;
-    Some(Memory { bytes, limit })
-}
-
-/// Not known on this system.
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn memory_of_machine() -> Option<Memory> {
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Member, NodeId};
+    use crate::config::Member;
+    use crate::machine::memory_of_machine;
+    use crate::types::NodeId;
 
     fn of(count: u32) -> Config {
         let member = |id| Member {

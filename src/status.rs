@@ -6,7 +6,8 @@ use std::time::Duration;
 use storage::decision::{Action, Found};
 use storage::{Recovered, SnapshotId};
 
-use crate::{Fault, Index, NodeId, Term};
+use crate::error::Fault;
+use crate::types::{Index, NodeId, Term};
 
 /// What a node is in its term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

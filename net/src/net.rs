@@ -1,6 +1,6 @@
 //! The network of one node as its user sees it: who the peers are, what is sent to them.
 //!
-//! Receiving and all that takes time happen in `turn.rs`; nothing here waits, allocates per frame,
+//! Receiving and all that takes time happen in `event_loop.rs`; nothing here waits, allocates per frame,
 //! or calls back.
 
 use std::collections::{HashMap, VecDeque};

@@ -12,10 +12,11 @@ use std::sync::atomic::{Ordering, fence};
 use ringbuf::{Receiver, Take, Waker};
 use storage::{Dir, FlushState, Log, StorageError, Vote};
 
-use crate::Fault;
-use crate::flow::hops::Stamp;
-use crate::flow::rings::{Entry, Write, advance};
+use crate::error::Fault;
+use crate::flow::rings::{Entry, Write};
 use crate::flow::shared::{Shared, Stop};
+use crate::flow::watermarks::advance;
+use crate::request::latency::Stamp;
 
 /// A pause after the last write, after which the log is settled: its tail mark says that all of it is durable.
 const SETTLE_AFTER_US: u64 = 50_000;

@@ -7,7 +7,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::Fault;
+use crate::error::Fault;
 
 /// The text of a panic.
 pub(crate) fn text(panic: &(dyn Any + Send)) -> &str {

@@ -15,7 +15,7 @@
 
 use std::time::Duration;
 
-use crate::NodeId;
+use crate::types::NodeId;
 
 /// A difference between log time and the wall clock that is logged.
 const WARN_ABOVE: Duration = Duration::from_secs(60);

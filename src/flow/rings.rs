@@ -15,14 +15,12 @@
 //!
 //! Backward edges are cumulative facts and thus atomics, in [`Marks`]: a newer one replaces an older, so none can fill.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crossbeam_utils::CachePadded;
 use ringbuf::ManySender;
 
-use crate::flow::transfer::Parcel;
 use crate::raft::Message;
+use crate::wire::transfer::Parcel;
 
 /// What is asked of the consensus stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +58,7 @@ pub(crate) struct Asked {
 
 /// The rings that any thread writes to.
 #[derive(Clone, Debug)]
-pub(crate) struct Doors {
+pub(crate) struct Ingress {
     pub(crate) propose: ManySender<Proposal>,
     pub(crate) read: ManySender<Asked>,
 }
@@ -251,72 +249,3 @@ pub(crate) enum AtIndex {
 /// The slot itself: interior, since a reader only gets a shared reference and copies it out.
 #[derive(Debug)]
 pub(crate) struct ToApply(pub(crate) AtIndex);
-
-/// The cumulative facts that travel against the stream, and the commit index: each has one writer.
-#[derive(Debug, Default)]
-pub(crate) struct Marks {
-    /// append → consensus: every write up to this number is durable.
-    pub(crate) durable_write: CachePadded<AtomicU64>,
-    /// append → everyone: the last index that is durable, for the status.
-    pub(crate) durable: CachePadded<AtomicU64>,
-    /// consensus → apply: entries up to here are committed.
-    pub(crate) committed: CachePadded<AtomicU64>,
-    /// apply → everyone: entries up to here are applied.
-    pub(crate) applied: CachePadded<AtomicU64>,
-    /// consensus → everyone: the last index of the log.
-    pub(crate) last: CachePadded<AtomicU64>,
-    /// append → everyone: the first index in the log.
-    pub(crate) first: CachePadded<AtomicU64>,
-    /// consensus → apply: the state is to be replaced by the snapshot of this index, if it is behind it.
-    pub(crate) restore: CachePadded<AtomicU64>,
-    /// saver → consensus: entries up to here are needed no more for the state.
-    pub(crate) compact: CachePadded<AtomicU64>,
-    /// append → everyone: flushes so far, and entries they covered.
-    pub(crate) flushes: CachePadded<AtomicU64>,
-    pub(crate) flushed_entries: CachePadded<AtomicU64>,
-}
-
-impl Marks {
-    /// The log holds these entries, if it is not damaged, and they are the same on every node that has them. While a snapshot
-    /// is about to take the place of the log, what stands in it may be another leader's.
-    pub(crate) fn certain(&self) -> u64 {
-        let applied = self.applied.load(Ordering::Acquire);
-        let restore = self.restore.load(Ordering::Acquire);
-        match restore > 0 && self.first.load(Ordering::Acquire) <= restore {
-            true => 0,
-            false => applied.min(self.committed.load(Ordering::Acquire)),
-        }
-    }
-}
-
-/// Moves a mark that only its one writer moves.
-pub(crate) fn advance(mark: &AtomicU64, to: u64) {
-    mark.store(to, Ordering::Release);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_not_applied_or_about_to_be_replaced_is_not_certain() {
-        let marks = Marks::default();
-        for (mark, to) in [
-            (&marks.last, 90),
-            (&marks.committed, 70),
-            (&marks.applied, 60),
-            (&marks.first, 10),
-        ] {
-            advance(mark, to);
-        }
-        assert_eq!(marks.certain(), 60);
-        // A snapshot is restored before the log is replaced: what stands there is nobody's.
-        advance(&marks.restore, 80);
-        advance(&marks.applied, 80);
-        advance(&marks.committed, 80);
-        assert_eq!(marks.certain(), 0);
-        advance(&marks.first, 81);
-        advance(&marks.applied, 85);
-        assert_eq!(marks.certain(), 80);
-    }
-}

@@ -8,18 +8,21 @@ use std::time::Duration;
 use ringbuf::{Gauge, Waker};
 use storage::Reader;
 
-use crate::flow::clock::Clock;
-use crate::flow::current;
-use crate::flow::desk::Desk;
-use crate::flow::ending::Ending;
-use crate::flow::errand::Errand;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::{Fault, ShutdownError};
+use crate::flow::background::handoff::Handoff;
+use crate::flow::background::repair_request::RepairRequest;
 use crate::flow::guard;
-use crate::flow::hops::Hops;
-use crate::flow::rings::Marks;
-use crate::flow::spill::Spill;
-use crate::pending::Table;
+use crate::flow::watermarks::Marks;
+use crate::host::ending::Ending;
+use crate::request::large::Spill;
+use crate::request::latency::Hops;
+use crate::request::own_thread;
+use crate::request::table::Table;
+use crate::status::Repairs;
 use crate::status::{Exclusion, PeerStatus, RefusalStatus, Role, SnapshotStatus};
-use crate::{Config, Fault, NodeId, Repairs, ShutdownError};
+use crate::types::NodeId;
 
 /// How far a node is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,8 +49,8 @@ pub(crate) struct Shared {
     pub(crate) face: AtomicU64,
     pub(crate) spill: Spill,
     pub(crate) peers: Mutex<Vec<PeerStatus>>,
-    pub(crate) desk: Desk,
-    pub(crate) errand: Errand,
+    pub(crate) handoff: Handoff,
+    pub(crate) repair_request: RepairRequest,
     pub(crate) ending: Ending,
     repairs: Mutex<Repairs>,
     /// For whoever reads committed entries back; no stage does it by this one.
@@ -77,7 +80,7 @@ impl Shared {
         nonce: u32,
         clock: Clock,
         table: Arc<Table>,
-        (desk, errand): (Desk, Errand),
+        (handoff, repair_request): (Handoff, RepairRequest),
         reader: Reader,
         replaces: Arc<AtomicBool>,
     ) -> Self {
@@ -106,8 +109,8 @@ impl Shared {
             face: AtomicU64::new(0),
             spill: Spill::new(config.max_spilled_bytes),
             peers: Mutex::new(peers),
-            desk,
-            errand,
+            handoff,
+            repair_request,
             ending: Ending::default(),
             repairs: Mutex::default(),
             reader: Mutex::new(reader),
@@ -271,7 +274,7 @@ impl Shared {
 
     /// Drops a state machine that nobody takes back, or a snapshot that nobody writes.
     fn clear_desk(&self) {
-        guard::contain("dropping a state machine", || self.desk.clear());
+        guard::contain("dropping a state machine", || self.handoff.clear());
     }
 
     /// A thread of the node ends, and has let go of what it held. The last one on an entry's way answers what is left.
@@ -298,7 +301,7 @@ impl Shared {
 
     /// Whether this thread is one of the node's own, which cannot wait for its end.
     pub(crate) fn is_own_thread(&self) -> bool {
-        current::is_of(Arc::as_ptr(&self.table)) || self.ending.is_driver()
+        own_thread::is_of(Arc::as_ptr(&self.table)) || self.ending.is_driver()
     }
 
     pub(crate) fn term(&self) -> u64 {

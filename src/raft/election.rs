@@ -41,7 +41,7 @@ impl Core {
         self.role = self.idle_role();
         self.leader = leader;
         if was_leader {
-            self.leave_office();
+            self.step_down();
             self.reset_election_timer();
         }
         if before != (self.role, self.term, self.leader) {
@@ -154,7 +154,7 @@ impl Core {
             .tally(|id| votes.iter().find(|vote| vote.0 == id).map(|vote| vote.1));
         match (tally, self.role) {
             (Tally::Won, Role::PreCandidate) => self.take_up_term(),
-            (Tally::Won, Role::Candidate) => self.take_office(sizes),
+            (Tally::Won, Role::Candidate) => self.become_leader(sizes),
             (Tally::Lost, _) => self.follow(self.term, None),
             _ => return false,
         }

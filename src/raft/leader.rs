@@ -14,7 +14,7 @@ use crate::raft::{Core, Message, Output, Role, Sizes};
 const BURST: usize = 8;
 
 impl Core {
-    pub(super) fn take_office(&mut self, sizes: &impl Sizes) {
+    pub(super) fn become_leader(&mut self, sizes: &impl Sizes) {
         self.role = Role::Leader;
         self.leader = Some(self.id());
         self.own_matched = 0;
@@ -39,7 +39,7 @@ impl Core {
     }
 
     /// What an office leaves behind for nobody.
-    pub(super) fn leave_office(&mut self) {
+    pub(super) fn step_down(&mut self) {
         self.heartbeat_due_us = u64::MAX;
         self.uncommitted.clear();
         self.uncommitted_bytes = 0;

@@ -8,8 +8,9 @@ use std::fmt;
 use std::time::Duration;
 
 use super::code::{Answer, Request, Sequence};
-use crate::flow::clock::{deadline, time_left};
-use crate::{Node, ProposeError};
+use crate::clock::{deadline, time_left};
+use crate::error::ProposeError;
+use crate::node::Node;
 
 /// A try that has no answer after this part of the time is not waited for any longer: the next node may be better off.
 const TRIES: u32 = 4;

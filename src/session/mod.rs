@@ -79,9 +79,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::flow::clock::micros;
-use crate::fsm::{Kind, Lend};
-use crate::{Batch, Entry, Index, SnapshotWriter, StateMachine, Term};
+use crate::clock::micros;
+use crate::state_machine::{Batch, Entry, SnapshotWriter, StateMachine};
+use crate::state_machine::{Kind, Lend};
+use crate::types::{Index, Term};
 
 pub use client::{Numbers, Session, SessionError};
 pub use code::{Answer, NUMBERED_BYTES, Request, Sequence};

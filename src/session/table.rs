@@ -22,8 +22,9 @@ use std::sync::Arc;
 
 use super::code::{Answer, Request, Sequence, close_applied};
 use super::{Limits, Watch};
-use crate::flow::clock::micros;
-use crate::{Entry, Index};
+use crate::clock::micros;
+use crate::state_machine::Entry;
+use crate::types::Index;
 
 /// Answers up to this length are kept in place.
 pub(super) const SHORT_BYTES: usize = 22;

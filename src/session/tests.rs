@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use super::code::Sequence;
 use super::{Answer, Limits, MAX_WINDOW, Request, Sessions};
-use crate::fsm::Lend;
-use crate::{Batch, Entry, Index, NodeId, SnapshotWriter, StateMachine};
+use crate::state_machine::Lend;
+use crate::state_machine::{Batch, Entry, SnapshotWriter, StateMachine};
+use crate::types::{Index, NodeId};
 
 /// Entries for a state machine, without a log, and what it answers.
 struct Script {

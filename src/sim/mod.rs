@@ -17,30 +17,20 @@
 //! println!("{} s simulated in {} polls", report.simulated.as_secs(), report.steps);
 //! ```
 
-mod ask;
-mod client;
-pub(crate) mod clock;
+mod clients;
 mod counts;
-mod fabric;
-mod history;
+mod coverage;
+mod fault_schedule;
 mod invariants;
-mod ledger;
-mod life;
 pub mod linear;
-mod link;
-mod liveness;
-mod lives;
-mod look;
-mod marks;
-mod model;
+mod machine;
+mod network;
+pub(crate) mod node;
 mod plan;
-mod retries;
 mod rng;
-mod scribe;
 #[cfg(test)]
 mod tests;
 mod trace;
-mod troubles;
 mod world;
 
 use std::fmt;
@@ -113,7 +103,7 @@ pub struct Report {
 /// Every name in [`Counts`] that a long run must have met at least once: all kinds of faults, and the rare paths.
 pub fn expected() -> impl Iterator<Item = &'static str> {
     let faults = plan::TROUBLES.iter().map(|(_, name)| *name);
-    faults.chain(marks::MARKS)
+    faults.chain(coverage::MARKS)
 }
 
 /// Runs one seed.

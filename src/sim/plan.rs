@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use crate::flow::graph::RingSizes;
+use crate::config::{Config, Lease, Member};
+use crate::host::build::RingSizes;
 use crate::session::Limits;
-use crate::sim::fabric::Weather;
+use crate::sim::network::Weather;
 use crate::sim::rng::Rng;
-use crate::{Config, Lease, Member, NodeId};
+use crate::types::NodeId;
 
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

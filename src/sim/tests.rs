@@ -2,12 +2,13 @@
 
 use storage::Memory;
 
-use super::invariants::bounds;
-use super::invariants::logs::Model;
-use super::invariants::office::{Copy, Office};
-use super::life::Act;
-use super::lives::End;
 use super::*;
+use crate::sim::invariants::bounds;
+use crate::sim::invariants::leadership::{Copy, Office};
+use crate::sim::invariants::logs::Model;
+use crate::sim::node::SimNode;
+use crate::sim::node::act::Act;
+use crate::sim::world::restart::End;
 
 #[test]
 fn the_same_seed_is_the_same_run() {
@@ -121,7 +122,7 @@ fn a_leader_without_what_is_committed_is_found_and_so_is_who_cuts_it() {
     let committed = world.office.committed();
     let office = (100, committed + 1);
     let complete = |log| check_of(world.office.complete(0, office, committed, log));
-    let has_it = |node: &&super::life::SimNode| node.model.last() >= committed;
+    let has_it = |node: &&SimNode| node.model.last() >= committed;
     let whole = world.nodes.iter().find(has_it).expect("it is committed");
     assert_eq!(complete(&whole.model), "nothing");
     assert_eq!(complete(&Model::default()), "leader completeness");

@@ -31,7 +31,7 @@ impl std::fmt::Display for Damage {
 /// - it holds a committed entry of a term later than [`DataLoss::term`] (a leader may have a shorter log than `upto`, for
 ///   not all that was acknowledged was committed; but it has all that was committed before its term).
 ///
-/// With [`DataLoss::vote_lost`] the vote has to be settled before that, see there. Then [`Log::healed`].
+/// With [`DataLoss::vote_lost`] the vote has to be settled before that, see there. Then [`Log::healed`](crate::Log::healed).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DataLoss {
@@ -45,7 +45,7 @@ pub struct DataLoss {
     ///
     /// Whoever got such a vote asked for it, so he was in that term and keeps it on disk. Hence the vote is settled when
     /// **every** other voter (not only a majority) was heard from since this start and its term is known: the highest
-    /// of these terms and of `Recovered::vote` is saved with a vote for the node itself ([`Log::save_vote`]), durably.
+    /// of these terms and of `Recovered::vote` is saved with a vote for the node itself ([`Log::save_vote`](crate::Log::save_vote)), durably.
     /// In that term and in all earlier ones it votes for nobody then. Only what the log takes from then on counts for `upto`,
     /// and `term` is at least that term.
     pub vote_lost: bool,

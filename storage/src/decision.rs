@@ -1,12 +1,12 @@
 //! What a directory holds after a stop of any kind, and what is done about it.
 //!
-//! Looking and deciding are apart from doing (`repair.rs`), so that the rules can be read in one table:
+//! Looking and deciding are apart from doing (`recovery/repair.rs`), so that the rules can be read in one table:
 //! [`decide`]. `docs/file_format.md` gives it with its reasons.
 //!
 //! The one question that matters: the records end at some place. Was what is missing there ever
 //! reported durable? Each marker carries how far the log was durable when it was written. If any marker
 //! at or behind the place says that the missing record had been durable, something that was promised
-//! is damaged: refuse, or, when peers have it, cut and do not vote before it is here again (`heal.rs`). If none does, it
+//! is damaged: refuse, or, when peers have it, cut and do not vote before it is here again (`files/heal.rs`). If none does, it
 //! is the torn end of writes that nobody was told of: cut.
 
 use std::fmt;

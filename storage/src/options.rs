@@ -28,11 +28,11 @@ pub struct Options {
     /// another. Default: 64 KiB. Minimum: 256. Maximum: 1 MiB.
     pub snapshot_chunk_bytes: u32,
     /// The node has peers which hold what is committed: something that had been durable and went bad is cut off instead
-    /// of refused, and [`crate::Recovered::heal`] says what the node must not do before it has it again. A node without
+    /// of refused, and [`crate::Recovered::data_loss`] says what the node must not do before it has it again. A node without
     /// other voters must leave it off: nobody could give anything back. Default: false.
     pub heal: bool,
     /// A directory that is empty is made in the place of one that is gone for good: nothing in it says what the node has
-    /// promised, so it is born with [`crate::Recovered::heal`], nothing known and the vote lost, before anything in it counts.
+    /// promised, so it is born with [`crate::Recovered::data_loss`], nothing known and the vote lost, before anything in it counts.
     /// On a directory that is not empty it changes nothing. Default: false.
     pub replaces: bool,
     /// What sort of content the log gets, in a number of the user's own: a new directory keeps it, an older one says in

@@ -4,23 +4,15 @@
 
 use ringbuf::{Receiver, Take};
 
-use super::{Brain, TURN};
-use crate::ProposeError;
+use crate::error::ProposeError;
+use crate::flow::consensus::{Engine, TURN, Unconfirmed};
 use crate::flow::rings::{Asked, AtIndex, See};
-use crate::pending::Token;
+use crate::request::token::Token;
 
 /// Slots of the ring to the apply stage that reads leave to the news of offices.
 const OFFICE_ROOM: usize = 8;
 
-#[derive(Clone, Copy)]
-pub(super) struct Unconfirmed {
-    pub(super) context: u64,
-    pub(super) token: u64,
-    /// So many of the last entries it may miss.
-    pub(super) entries: u64,
-}
-
-impl Brain {
+impl Engine {
     /// Takes reads. Most wait for one round that they share; what is known already is answered from it.
     pub(super) fn reads(&mut self, now_us: u64, ring: &mut Receiver<Asked>) -> usize {
         if !self.has_room() || ring.is_empty() {

@@ -19,7 +19,7 @@
 //! newer snapshot; one that makes none is, however long the whole may take.
 //!
 //! A follower that refuses a snapshot says why. When its bytes are not what their checksums say, or when the leader cannot read
-//! its own file, the leader's saver reads the snapshot again; one that is bad or missing is set aside and a new one is taken.
+//! its own file, the leader's background reads the snapshot again; one that is bad or missing is set aside and a new one is taken.
 //!
 //! Chunks go on the bulk lane, so a heartbeat never stands behind more than one of them, and nothing here ever holds a
 //! connection back: what there is no room for is lost, and asked for again.
@@ -32,18 +32,19 @@ use std::fmt;
 use std::sync::Arc;
 
 use ringbuf::{Receiver, Sender, Take};
-use storage::scrub::record_repair::{NotFetched, RecordSource};
-use storage::{Dir, SnapshotId, Snapshots, StorageError};
+use storage::scrub::record_repair::RecordSource;
+use storage::{Dir, SnapshotId, Snapshots};
 
 use self::receiving::Receiving;
 use self::records::Records;
 use self::sending::Sending;
-use crate::Config;
-use crate::flow::clock::micros;
+use crate::clock::micros;
+use crate::config::Config;
+use crate::flow::background::pace::Pace;
 use crate::flow::rings::{InTransfer, News, SendTransfer, ToConsensus, Wanted};
-use crate::flow::saver::Pace;
 use crate::flow::shared::Shared;
 use crate::status::TransferStatus;
+use crate::wire::transfer::Parcel;
 
 /// Bytes of a snapshot's file that go in one frame, at the most.
 pub(crate) const CHUNK_BYTES: usize = 128 << 10;
@@ -51,56 +52,6 @@ pub(crate) const CHUNK_BYTES: usize = 128 << 10;
 const MIN_CHUNKS: usize = 4;
 /// Parcels that one turn takes at the most.
 const TURN: usize = 64;
-
-/// What nodes say to each other about snapshots, and about records that one has lost; the bytes of both go beside it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Parcel {
-    /// The leader would send this one.
-    Offer { id: SnapshotId },
-    /// It shall be sent from `offset` on, whatever was sent before.
-    Want { id: SnapshotId, offset: u64 },
-    /// A part of the file, from `offset` on.
-    Chunk { id: SnapshotId, offset: u64 },
-    /// Everything before `offset` is written.
-    Have { id: SnapshotId, offset: u64 },
-    /// The follower has it, or more.
-    Done { id: SnapshotId },
-    /// It takes in another one, which makes progress.
-    Busy { id: SnapshotId },
-    /// It could not be taken in; the follower's status says more.
-    Refused { id: SnapshotId, why: Refusal },
-    /// The records from `first` to at most `last` are bad here: about so many bytes of them, and one at least.
-    WantRecords { first: u64, last: u64, bytes: u64 },
-    /// Here they are.
-    GiveRecords { first: u64, last: u64 },
-    /// They are not to be had here.
-    NoRecords { first: u64, why: NotFetched },
-}
-
-/// Why a follower has not taken a snapshot in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// The follower could not write it, or read it again.
-    Receiver,
-    /// What came is not what its checksums say: the sender's file may be bad.
-    Corrupt,
-}
-
-impl Refusal {
-    fn of(error: &StorageError) -> Self {
-        match error {
-            StorageError::Snapshot { .. } => Self::Corrupt,
-            _ => Self::Receiver,
-        }
-    }
-}
-
-impl Parcel {
-    /// Whether bytes go beside it, on the bulk lane.
-    pub(crate) fn is_bulk(self) -> bool {
-        matches!(self, Parcel::Chunk { .. } | Parcel::GiveRecords { .. })
-    }
-}
 
 pub(crate) struct Inputs {
     pub(crate) wanted: Receiver<Wanted>,
@@ -242,12 +193,12 @@ impl<D: Dir> Tools<D> {
         self.send.has_room(4) && self.news.has_room(4)
     }
 
-    /// This node's snapshot may be bad: the saver reads it again.
+    /// This node's snapshot may be bad: the background reads it again.
     fn doubt(&self, id: SnapshotId, why: &dyn fmt::Display) {
         let node = self.shared.id.0;
         tracing::warn!(node, "snapshot {id} is in doubt: {why}; it is read again");
         self.shared.snapshots().failed(id.index, why);
-        self.shared.desk.doubt(id);
+        self.shared.handoff.doubt(id);
     }
 
     /// Without room - whoever calls looks for it, where it matters - the parcel is lost, as any may be.

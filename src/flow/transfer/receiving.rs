@@ -2,9 +2,12 @@
 
 use storage::{Dir, Incoming, StorageError};
 
-use super::{Parcel, Refusal, SnapshotId, Tools, progress};
+use storage::SnapshotId;
+
 use crate::flow::rings::News;
+use crate::flow::transfer::{Tools, progress};
 use crate::status::TransferStatus;
+use crate::wire::transfer::{Parcel, Refusal};
 use std::sync::atomic::Ordering;
 
 /// The sender hears of what is written so many times in a window, at the least.

@@ -1,15 +1,16 @@
 //! Records for a node whose disk has lost them while it ran: asked of one peer after the other, and given to one.
 //!
 //! Who gives reads from its own disk and verifies; it gives what it has applied and nothing else, for only that is the same
-//! everywhere. Who asks verifies again, and knows where the bytes go (`flow/scrubber.rs`, `storage::mend`).
+//! everywhere. Who asks verifies again, and knows where the bytes go (`background/scrubber.rs`, `storage::mend`).
 
 use std::sync::Arc;
 
 use storage::Dir;
 use storage::scrub::record_repair::{NotFetched, RecordSource};
 
-use super::{CHUNK_BYTES, Parcel, Tools};
-use crate::flow::errand::Ask;
+use crate::flow::background::repair_request::Ask;
+use crate::flow::transfer::{CHUNK_BYTES, Tools};
+use crate::wire::transfer::Parcel;
 
 /// Requests of peers that one turn answers; those beyond are lost, and repeated by who has sent them.
 const MOST_GIVEN: usize = 2;
@@ -21,7 +22,7 @@ pub(super) struct Records<D: Dir> {
     fetch: Option<Fetch>,
 }
 
-/// One errand on its way.
+/// One repair_request on its way.
 struct Fetch {
     ask: Ask,
     /// Who is to be asked still, the next one last; who does not answer is asked twice.
@@ -89,7 +90,10 @@ impl<D: Dir> Records<D> {
         let wanted = fetch.ask.want.first;
         match said {
             Parcel::GiveRecords { first, .. } if first == wanted => {
-                tools.shared.errand.answer(Ok((from, bytes.to_vec())));
+                tools
+                    .shared
+                    .repair_request
+                    .answer(Ok((from, bytes.to_vec())));
                 self.fetch = None;
             }
             Parcel::NoRecords { first, why } if first == wanted => {
@@ -110,7 +114,7 @@ impl<D: Dir> Records<D> {
         if !tools.has_room() {
             return 0;
         }
-        if let Some(ask) = tools.shared.errand.take_ask() {
+        if let Some(ask) = tools.shared.repair_request.take_ask() {
             let leader = tools.shared.leader().map(|leader| u64::from(leader.0));
             let peers = tools.shared.peer_status();
             let mut peers: Vec<u64> = peers.iter().map(|peer| u64::from(peer.id.0)).collect();
@@ -156,7 +160,7 @@ impl<D: Dir> Records<D> {
                 true => "there is nobody to ask".to_owned(),
                 false => fetch.why.join("; "),
             };
-            tools.shared.errand.answer(Err(why));
+            tools.shared.repair_request.answer(Err(why));
             self.fetch = None;
             return;
         };
@@ -168,7 +172,7 @@ impl<D: Dir> Records<D> {
     }
 
     pub(super) fn has_work(&self, tools: &Tools<D>) -> bool {
-        tools.shared.errand.is_asked()
+        tools.shared.repair_request.is_asked()
     }
 
     pub(super) fn deadline_us(&self) -> u64 {

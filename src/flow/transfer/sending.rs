@@ -7,10 +7,13 @@ use std::sync::Arc;
 
 use storage::{Dir, SnapshotSource};
 
-use super::{Parcel, Refusal, SnapshotId, Tools, progress};
-use crate::Role;
+use storage::SnapshotId;
+
 use crate::flow::rings::News;
+use crate::flow::transfer::{Tools, progress};
+use crate::status::Role;
 use crate::status::TransferStatus;
+use crate::wire::transfer::{Parcel, Refusal};
 
 /// Chunks that one turn sends at the most.
 const BURST: usize = 16;
@@ -80,7 +83,7 @@ impl<D: Dir> Sending<D> {
                 match other {
                     Some((id, Err(error))) => tools.doubt(id, &error),
                     // The log begins behind what the follower needs, and nothing stands for it.
-                    _ => tools.shared.desk.want(),
+                    _ => tools.shared.handoff.want(),
                 }
                 tools.tell(News::Failed { to });
             }

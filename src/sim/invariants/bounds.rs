@@ -2,8 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Verdict, broken};
-use crate::sim::life::{Act, Life};
+use crate::sim::invariants::{Verdict, broken};
+use crate::sim::node::Life;
+use crate::sim::node::act::Act;
 
 /// After a poll of `act`: the positions that it may have moved.
 pub(crate) fn positions(node: u64, life: &mut Life, act: Act) -> Verdict {

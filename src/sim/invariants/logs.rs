@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 
 use storage::{Reader, Vote};
 
-use super::office::Office;
-use super::{Verdict, broken};
+use crate::sim::invariants::{Broken, Verdict, broken};
 
 /// An entry as the checks know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,12 +68,12 @@ impl Model {
         &mut self,
         reader: &Reader,
         base: u64,
-        office: &Office,
+        committed: &impl Fn(u64) -> Option<u64>,
         registry: &mut Registry,
-    ) -> Result<Followed, super::Broken> {
+    ) -> Result<Followed, Broken> {
         let last = reader.written();
-        if self.term(base) != office.term(base) {
-            *self = Self::of_snapshot(base, office, registry)?;
+        if self.term(base) != committed(base) {
+            *self = Self::of_snapshot(base, committed, registry)?;
             self.take_in(reader, base + 1, last, |index, seen| {
                 registry.enter(index, seen)
             })?;
@@ -100,12 +99,14 @@ impl Model {
     }
 
     /// What a snapshot of everything up to `base` stands for: what was committed.
-    fn of_snapshot(base: u64, office: &Office, registry: &Registry) -> Result<Self, super::Broken> {
+    fn of_snapshot(
+        base: u64,
+        committed: &impl Fn(u64) -> Option<u64>,
+        registry: &Registry,
+    ) -> Result<Self, Broken> {
         let mut model = Self::default();
         for index in 1..=base {
-            let seen = office
-                .term(index)
-                .and_then(|term| registry.get(index, term));
+            let seen = committed(index).and_then(|term| registry.get(index, term));
             match seen {
                 Some(seen) => model.entries.push((seen.term, seen.crc)),
                 None => broken(
@@ -162,12 +163,12 @@ impl Model {
         vote: Vote,
         before: &Model,
         kept: Kept,
-        (office, registry): (&Office, &Registry),
-    ) -> Result<Model, super::Broken> {
+        (committed, registry): (&impl Fn(u64) -> Option<u64>, &Registry),
+    ) -> Result<Model, Broken> {
         let last = reader.written();
         // A snapshot had been received, and the start has put it in the place of the log.
-        let replaced = before.term(base) != office.term(base);
-        let mut model = Self::of_snapshot(base, office, registry)?;
+        let replaced = before.term(base) != committed(base);
+        let mut model = Self::of_snapshot(base, committed, registry)?;
         model.take_in(reader, base + 1, last, |index, seen| {
             if registry.knows(index, seen) {
                 Ok(())

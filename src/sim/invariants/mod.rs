@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `logs` | log matching; nothing committed is truncated; recovery keeps what was durable and invents nothing |
-//! | `office` | election safety, leader completeness, commits on a quorum of durable logs in the leader's own term |
+//! | `leadership` | election safety, leader completeness, commits on a quorum of durable logs in the leader's own term |
 //! | `promises` | no vote, acknowledgement or term is told before it is durable |
 //! | `bounds` | `purged <= older snapshot`, `purged <= applied <= committed`, `durable <= written`, rings and tables within their limits |
 //! | `wakes` | a stage that has work is awake |
@@ -12,8 +12,8 @@
 //! session promises to its client, that of `retries`.
 
 pub(crate) mod bounds;
+pub(crate) mod leadership;
 pub(crate) mod logs;
-pub(crate) mod office;
 pub(crate) mod promises;
 pub(crate) mod wakes;
 

@@ -5,8 +5,8 @@
 
 use storage::Vote;
 
-use super::{Verdict, broken};
 use crate::raft::{Message, Outcome};
+use crate::sim::invariants::{Verdict, broken};
 
 /// What a node's disk holds for certain.
 #[derive(Clone, Copy, Debug)]

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ringbuf::{Sleeper, Waker};
 use storage::Memory;
 
-use crate::flow::graph::Wakers;
-use crate::flow::stages::{Aside, Stages};
+use crate::host::sleepers::Wakers;
+use crate::host::stages::{Aside, Stages};
 use crate::sim::invariants::{Verdict, broken};
-use crate::sim::life::Act;
-use crate::sim::link::SimLink;
+use crate::sim::node::act::Act;
+use crate::sim::node::link::SimLink;
 
 /// What has a thread of its own when every stage has one.
 const STAGES: [&str; 8] = [
@@ -25,7 +25,7 @@ const STAGES: [&str; 8] = [
     "apply",
     "reply",
     "limits",
-    "saver",
+    "background",
     "transfer",
 ];
 
@@ -73,7 +73,7 @@ impl Bells {
             apply: of(3),
             reply: of(4),
             limits: of(5),
-            saver: of(6),
+            background: of(6),
             transfer: of(7),
         }
     }
@@ -99,7 +99,7 @@ impl Bells {
                 3 => (stages.apply.has_work(), stages.apply.deadline_us()),
                 4 => (stages.reply.has_work(), u64::MAX),
                 5 => (aside.limits.has_work(), aside.limits.deadline_us()),
-                6 => (aside.saver.has_work(), aside.saver.deadline_us()),
+                6 => (aside.background.has_work(), aside.background.deadline_us()),
                 _ => (aside.transfer.has_work(), aside.transfer.deadline_us()),
             };
             if stage == polled {

@@ -1,7 +1,7 @@
 //! Looking at a directory without changing anything: of a node that runs, that crashed, or a copy of one.
 //!
 //! Nothing is locked, no file is opened for writing, none is made. What is shown as the decision of the next start comes
-//! from the code that makes it (`plan.rs`). While a node runs in the directory, what is shown is of several moments: its
+//! from the code that makes it (`recovery/plan.rs`). While a node runs in the directory, what is shown is of several moments: its
 //! last records may look torn.
 //!
 //! Any bytes are borne: what cannot be read is part of the answer. An error is only what the system refuses.
@@ -314,7 +314,7 @@ fn without_identity<D: Dir>(
     Outcome::Refused(StorageError::corrupt(&path, 0, detail))
 }
 
-/// What `open.rs` does, without doing it.
+/// What `recovery/open.rs` does, without doing it.
 fn outcome<D: Dir>(
     dir: &ReadOnly<D>,
     identity: &Identity,

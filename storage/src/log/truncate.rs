@@ -155,7 +155,7 @@ impl<D: Dir> Log<D> {
         Ok(())
     }
 
-    /// The log is whole again, and the vote is settled ([`DataLoss`]): forgets, durably, that something was missing.
+    /// The log is whole again, and the vote is settled ([`DataLoss`](crate::DataLoss)): forgets, durably, that something was missing.
     ///
     /// What makes it whole may still be on its way to the disk: it waits until that is there.
     ///

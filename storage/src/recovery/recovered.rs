@@ -29,7 +29,7 @@ pub struct Recovered {
     pub term_runs: Vec<(u64, u64)>,
     /// What was found file by file, and what was done.
     pub decisions: Vec<Decision>,
-    /// The directory does not hold all that it may have promised: until [`Log::healed`] the node neither votes nor stands.
+    /// The directory does not hold all that it may have promised: until [`Log::healed`](crate::Log::healed) the node neither votes nor stands.
     pub data_loss: Option<DataLoss>,
     /// A peer has refused this directory: the node takes no part until its operator has decided.
     pub excluded: Option<Exclusion>,

@@ -141,7 +141,7 @@ fn a_stage_that_panics_ends_its_node_and_everybody_hears() {
     // For all tests of this process; it does nothing on the threads of other nodes.
     let trap = Trap {
         text: "is taken",
-        threads: "rr77-saver",
+        threads: "rr77-background",
         armed: armed.clone(),
     };
     tracing::subscriber::set_global_default(trap).expect("there is no other");
@@ -161,7 +161,7 @@ fn a_stage_that_panics_ends_its_node_and_everybody_hears() {
         let snapshot = node.snapshot().expect("it is taken");
         assert!(answer(snapshot).is_err(), "nobody finishes it");
         until("it says why", || node.status().error.is_some());
-        check_end(&node, "saver");
+        check_end(&node, "background");
     }
 }
 
