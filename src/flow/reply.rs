@@ -1,4 +1,4 @@
-//! Hop 6: answers leave for those who wait.
+//! Hop 4: answers leave for those who wait.
 //!
 //! Whatever answers a request (apply, or the consensus stage that refuses it) writes the answer into its slot and puts the
 //! slot's token on the ring of its sink. This stage reads the first of them: callers are woken and callbacks run here, so
@@ -11,6 +11,7 @@ use ringbuf::Receiver;
 
 use crate::request::sinks::{Answered, TURN};
 use crate::request::table::Table;
+use crate::request::token::Token;
 
 /// Runs on its own thread in the plan of a thread per stage.
 pub(crate) struct ReplyStage {
@@ -22,9 +23,7 @@ impl ReplyStage {
     pub(crate) fn poll(&mut self) -> usize {
         let table = &self.table;
         let mut work = self.replied.drain(TURN, |answered| {
-            table.deliver(crate::request::token::Token(
-                answered.0.load(Ordering::Relaxed),
-            ))
+            table.deliver(Token(answered.0.load(Ordering::Relaxed)))
         });
         let sinks = table.sinks();
         if sinks.has_missed() && sinks.missed.swap(false, Ordering::AcqRel) {

@@ -1,6 +1,6 @@
 //! Snapshots are written and read here, on a thread that nobody waits for.
 //!
-//! 1. The apply stage captures the state (fast) and lays it on the handoff; entries are applied again at once.
+//! 1. The apply stage captures the state (fast) and hands it over; entries are applied again at once.
 //! 2. Here it is written, flushed, given its name, and read again from the disk.
 //! 3. Only then the consensus stage hears how much of the log the two newest snapshots leave to be needed.
 //!
